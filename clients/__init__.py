@@ -1,0 +1,1 @@
+"""Client halves: local training, the Flower ClientApp, workers."""

@@ -1,0 +1,16 @@
+"""Federated learning simulation about momentum.
+
+``import fedmomentum as fm`` is cheap: torch, ray and flwr load when something that needs them is used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+# In a checkout `strategies/`, `clients/` and `scenarios/` stand beside this package, not inside it; a wheel holds
+# them inside, and then this does nothing.
+_root = Path(__file__).resolve().parents[1]
+if not (Path(__file__).parent / "strategies").is_dir() and (_root / "strategies").is_dir():
+    __path__.append(str(_root))

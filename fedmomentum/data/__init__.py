@@ -1,0 +1,1 @@
+"""Data sets, partitioners and the federated view of them."""

@@ -1,0 +1,1 @@
+"""The simulation engine: a Flower Grid over blocks of clients."""

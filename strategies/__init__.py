@@ -1,0 +1,1 @@
+"""Server halves: Flower Strategy classes."""
