@@ -1,0 +1,50 @@
+"""Plain data that travels between the engine and its workers: a task for a block of clients, and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmomentum.events import Failure
+from fedmomentum.trees import State
+
+Arrays: TypeAlias = dict[str, NDArray[np.generic]]
+"""A tree as numpy arrays: what crosses a process boundary without a copy."""
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """One block of clients to train or to evaluate; it holds everything that its result depends on but the model."""
+
+    index: int
+    """Position of the block in its round: results are reduced in this order, never in the order of arrival."""
+    kind: Literal["train", "evaluate"]
+    round: int
+    clients: tuple[int, ...]
+    reduce: bool = True
+    """Answer with one weighted mean for the block instead of one model a client."""
+    effort: tuple[float, ...] | None = None
+    """Fraction of its planned steps that each client has time for (a straggler's partial work)."""
+    memory: Mapping[int, State] = field(default_factory=dict)
+    """State that clients kept from an earlier round, such as their velocity."""
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """What came of a block: a table of the clients whose work counts, their model(s), and who failed and why."""
+
+    index: int
+    members: dict[str, list[float]]
+    """Equal-length columns, one entry an accepted client: ``client``, ``num-examples`` and every metric."""
+    mean: dict[str, Arrays] | None = None
+    """By record name (``arrays`` is the model): the weighted mean over the accepted clients, in the model's dtypes; None when
+    the task does not ask to ``reduce`` or nobody was accepted."""
+    each: list[dict[str, Arrays]] | None = None
+    """The records of every accepted client in the order of ``members`` (not ``reduce``)."""
+    failures: tuple[Failure, ...] = ()
+    memory: dict[int, State] = field(default_factory=dict)
+    seconds: float = 0.0

@@ -1,0 +1,137 @@
+"""What becomes of the clients of a block: accepted into the mean, kept one by one, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedmomentum.clients.block import Arrays, BlockResult
+from fedmomentum.clients.mean import RunningMean
+from fedmomentum.events import Failure
+from fedmomentum.protocol import NUM_EXAMPLES
+from fedmomentum.trees import State, Tree
+
+Records = dict[str, Tree]
+"""The model (``arrays``) and what travels beside it, by record name."""
+
+
+class Collector:
+    """Collects the replies of a block in the order in which clients are added."""
+
+    def __init__(self, *, reduce: bool) -> None:
+        """Begin a block; ``reduce`` keeps one weighted mean instead of every model."""
+        self.reduce = reduce
+        self.members: dict[str, list[float]] = {"client": [], NUM_EXAMPLES: []}
+        self.failures: list[Failure] = []
+        self.memory: dict[int, State] = {}
+        self._means: dict[str, RunningMean] = {}
+        self._each: list[dict[str, Arrays]] = []
+
+    def fail(self, client: int, reason: str, kind: str = "error") -> None:
+        """Note that a client's work is not used, and why."""
+        self.failures.append(Failure(client, reason, kind))
+
+    def add(
+        self, client: int, records: Records, examples: float, metrics: Mapping[str, float], memory: State | None = None
+    ) -> None:
+        """Add one client's reply, unless it holds numbers that are not finite."""
+        bad = next((_unfinite(name, x) for tree in records.values() for name, x in tree.items() if not _finite(x)), None)
+        if bad is not None:
+            self.fail(client, bad, "rejected")
+            return
+        self._note(client, examples, metrics, memory)
+        if not self.reduce:
+            self._each.append({record: to_arrays(tree) for record, tree in records.items()})
+            return
+        for record, tree in records.items():
+            self._means.setdefault(record, RunningMean()).add(tree, examples)
+
+    def add_stacked(
+        self,
+        clients: Sequence[int],
+        records_K: Records,
+        examples: Sequence[float],
+        metrics: Sequence[Mapping[str, float]],
+        memory: Sequence[State] | None = None,
+    ) -> None:
+        """Add K clients whose models are stacked ``[K, *shape]``, each checked on its own."""
+        good = torch.ones(len(clients), dtype=torch.bool)
+        reasons: dict[int, str] = {}
+        for tree in records_K.values():
+            for name, x in tree.items():
+                sums_K = x.detach().reshape(len(clients), -1).sum(1)
+                if bool(torch.isfinite(sums_K).all()):
+                    continue
+                for k in range(len(clients)):
+                    if not _finite(x[k]):
+                        good[k] = False
+                        reasons.setdefault(k, _unfinite(name, x[k]))
+        kept = [k for k in range(len(clients)) if good[k]]
+        for k, reason in sorted(reasons.items()):
+            self.fail(clients[k], reason, "rejected")
+        for k in kept:
+            self._note(clients[k], examples[k], metrics[k], memory[k] if memory else None)
+        if not self.reduce:
+            self._each.extend({r: to_arrays({n: x[k] for n, x in t.items()}) for r, t in records_K.items()} for k in kept)
+            return
+        if not kept:
+            return
+        weights = torch.tensor([float(examples[k]) for k in kept], dtype=torch.float64)
+        for record, tree in records_K.items():
+            chosen = tree if len(kept) == len(clients) else {name: x[kept] for name, x in tree.items()}
+            self._means.setdefault(record, RunningMean()).add_stacked(chosen, weights)
+
+    def note(self, client: int, examples: float, metrics: Mapping[str, float]) -> None:
+        """Add a client that sends numbers and no model (an evaluation)."""
+        self._note(client, examples, metrics, None)
+
+    def _note(self, client: int, examples: float, metrics: Mapping[str, float], memory: State | None) -> None:
+        self.members["client"].append(client)
+        self.members[NUM_EXAMPLES].append(float(examples))
+        for name, value in metrics.items():
+            self.members.setdefault(name, []).append(float(value))
+        if memory:
+            self.memory[client] = memory
+
+    def result(self, index: int, seconds: float) -> BlockResult:
+        """Give the block's result."""
+        means = {record: value for record, mean in self._means.items() if (value := mean.value()) is not None}
+        return BlockResult(
+            index=index,
+            members=self.members,
+            mean={record: to_arrays(tree) for record, tree in means.items()} or None,
+            each=self._each if not self.reduce else None,
+            failures=tuple(self.failures),
+            memory=self.memory,
+            seconds=seconds,
+        )
+
+
+def _finite(x: Tensor) -> bool:
+    """A finite sum proves finite numbers in one pass; only an infinite one needs the closer look."""
+    return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
+
+
+def _unfinite(name: str, x: Tensor) -> str:
+    return f"tensor '{name}' holds {'NaN' if bool(torch.isnan(x).any()) else 'infinite'} values after local training"
+
+
+def to_arrays(tree: Mapping[str, Tensor]) -> Arrays:
+    """Give a tree as contiguous numpy arrays in memory of their own."""
+    return {name: np.array(x.detach().cpu().numpy(), order="C") for name, x in tree.items()}
+
+
+def to_records(records: Mapping[str, Arrays], device: str) -> Records:
+    """Give records as torch trees; arrays from shared memory stay where they are and must not be written to."""
+    return {record: {n: _tensor(a).to(device) for n, a in arrays.items()} for record, arrays in records.items()}
+
+
+def _tensor(array: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+    # torch warns of read-only memory even though nothing here writes to it
+    if not array.flags.writeable:
+        array = array.copy()
+    return torch.from_numpy(array)
+

@@ -1,0 +1,130 @@
+"""Local training of a block, one client after another: serves every model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from fedmomentum.clients.batches import plan
+from fedmomentum.clients.block import BlockTask
+from fedmomentum.clients.collect import Collector, Records
+from fedmomentum.clients.examples import Examples
+from fedmomentum.clients.fused import fused_sgd
+from fedmomentum.clients.local import LocalUpdate, Place
+from fedmomentum.clients.network import Network
+from fedmomentum.clients.spec import ClientSpec
+from fedmomentum.models.objective import losses
+from fedmomentum.protocol import ARRAYS
+from fedmomentum.streams import key
+from fedmomentum.trees import State, Tree
+
+_RULE = "rule/"
+"""Prefix of the slots of a client's memory that hold its rule's state."""
+
+
+class LoopedTrainer:
+    """Trains the clients of a block in turn in one module that is updated in place."""
+
+    def __init__(self, spec: ClientSpec, network: Network, make_local: Callable[[float], LocalUpdate]) -> None:
+        """Bind to a network; ``make_local(factor)`` gives the local update with its learning rate times a factor."""
+        self.spec, self.network, self.make_local = spec, network, make_local
+        hyper = {k: v for k, v in spec.optimizer.items() if k != "name"}
+        self._names, self._params = list(network.params), list(network.params.values())
+        self._fused = fused_sgd(spec.optimizer["name"], hyper, self._names, self._params)
+        self._lr = float(hyper["lr"])
+        self._noisy = any("dropout" in type(m).__name__.lower() for m in network.module.modules())
+
+    def train(self, task: BlockTask, records: Records, examples: Examples, factor: float) -> Collector:
+        """Train every client of the block from the same global model."""
+        collector = Collector(reduce=task.reduce)
+        local = self.make_local(factor)
+        shared = {name: tree for name, tree in records.items() if name != ARRAYS}
+        for position, client in enumerate(task.clients):
+            effort = task.effort[position] if task.effort else 1.0
+            try:
+                self._client(client, effort, task, records[ARRAYS], shared, local, factor, examples, collector)
+            except Exception as error:  # a client's own failure is its own, whatever it is: the round goes on
+                collector.fail(client, f"{type(error).__name__}: {error}")
+        return collector
+
+    def _client(
+        self,
+        client: int,
+        effort: float,
+        task: BlockTask,
+        anchor: Tree,
+        shared: dict[str, Tree],
+        local: LocalUpdate,
+        factor: float,
+        examples: Examples,
+        collector: Collector,
+    ) -> None:
+        count = examples.count(client)
+        if count == 0:
+            collector.fail(client, "has no training examples")
+            return
+        network, params = self.network, self.network.params
+        network.copy(anchor)
+        network.module.train()
+        table = plan(self.spec, count, round=task.round, client=client, effort=effort)
+        x, y, (rows,) = examples.block([client], [table])
+        own = {name: anchor[name] for name in params}
+        memory = dict(task.memory.get(client, {}))
+        if local.remember is not None and not any(not slot.startswith(_RULE) for slot in memory):
+            memory.update(local.remember(own))
+        kept = {slot.removeprefix(_RULE): tree for slot, tree in memory.items() if slot.startswith(_RULE)}
+        plain = local.direction is None and self._fused is not None
+        state: State = {} if plain else (kept or local.rule.init(own))
+        if self._fused is not None and plain:
+            self._fused.reset(self._lr * factor, kept)
+        if self._noisy:
+            torch.manual_seed(key(self.spec.seed, "dropout", round=task.round, client=client))
+        place = Place(own, shared, memory)
+        total, seen = torch.zeros((), device=x.device), 0
+        index = torch.from_numpy(rows).to(x.device)
+        for step in range(len(rows)):
+            chosen = index[step] if rows[step, -1] >= 0 else index[step][index[step] >= 0]
+            xb, yb = network.inputs(x.index_select(0, chosen)), y.index_select(0, chosen)
+            for p in self._params:
+                p.grad = None
+            loss = losses(network.module(xb), yb).mean()
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach() * len(chosen)
+            seen += len(chosen)
+            with torch.no_grad():
+                if self._fused is not None and plain:
+                    self._fused.step()
+                    continue
+                grads = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in params.items()}
+                here = {n: p.detach() for n, p in params.items()}
+                if local.direction is not None:
+                    at = Place(own, shared, memory, lambda point, xb=xb, yb=yb: self._gradient(point, xb, yb))
+                    grads = local.direction(grads, here, at)
+                updates, state = local.rule.update(grads, state, here)
+                torch._foreach_add_(self._params, [updates[n] for n in self._names])
+        records: Records = {ARRAYS: network.tree()}
+        remembered: State = {}
+        if local.finish is not None:
+            extra, remembered = local.finish(
+                {n: p.detach() for n, p in params.items()}, place, len(rows), self._lr * factor
+            )
+            records.update(extra)
+        if self.spec.keep_state:
+            final = self._fused.state() if self._fused is not None and plain else state
+            remembered = remembered | {_RULE + slot: tree for slot, tree in final.items()}
+        metrics = {"train_loss": float(total) / seen, "steps": float(len(rows))}
+        collector.add(client, records, count, metrics, remembered)
+
+    def _gradient(self, point: Tree, xb: Tensor, yb: Tensor) -> Tree:
+        """Give the minibatch gradient at another point, without moving the network."""
+        leaves = {n: t.detach().requires_grad_() for n, t in point.items()}
+        with torch.enable_grad():
+            outputs: Any = functional_call(self.network.module, leaves, (xb,))
+            grads = torch.autograd.grad(losses(outputs, yb).mean(), list(leaves.values()), allow_unused=True)
+        return {
+            n: g if g is not None else torch.zeros_like(leaves[n]) for n, g in zip(leaves, grads, strict=True)
+        }

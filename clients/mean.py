@@ -1,0 +1,46 @@
+"""The running weighted mean of the models of a block: a wide type, a fixed order, no model kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fedmomentum.trees import Tree, cast_like
+
+
+class RunningMean:
+    """Accumulate ``sum_i w_i x_i`` in float64 in the order of the calls, and give ``sum_i w_i x_i / sum_i w_i``."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self.weight = 0.0
+        self._sums: Tree = {}
+        self._dtypes: Tree = {}
+
+    def add(self, tree: Mapping[str, Tensor], weight: float) -> None:
+        """Add one model with its weight."""
+        if not self._sums:
+            self._sums = {name: torch.zeros_like(x, dtype=torch.float64) for name, x in tree.items()}
+            self._dtypes = {name: x.new_empty(0) for name, x in tree.items()}
+        for name, total in self._sums.items():
+            total.add_(tree[name].detach(), alpha=weight)
+        self.weight += weight
+
+    def add_stacked(self, tree: Mapping[str, Tensor], weights_K: Tensor) -> None:
+        """Add K stacked models ``[K, *shape]`` with their weights ``[K]``."""
+        wide_K = weights_K.to(torch.float64)
+        if not self._sums:
+            self._sums = {name: torch.zeros_like(x[0], dtype=torch.float64) for name, x in tree.items()}
+            self._dtypes = {name: x.new_empty(0) for name, x in tree.items()}
+        for name, total in self._sums.items():
+            x = tree[name].detach()
+            total.add_((wide_K @ x.reshape(x.shape[0], -1).to(torch.float64)).reshape(total.shape))
+        self.weight += float(wide_K.sum())
+
+    def value(self) -> Tree | None:
+        """Give the mean in the dtypes of what was added; None where the weights sum to nothing."""
+        if self.weight <= 0.0:
+            return None
+        return {name: cast_like(total / self.weight, self._dtypes[name]) for name, total in self._sums.items()}

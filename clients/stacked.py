@@ -1,0 +1,153 @@
+"""Local training of a block with its clients stacked on a leading axis: one pass of each operation serves all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value, vmap
+
+from fedmomentum.clients.batches import plan
+from fedmomentum.clients.block import BlockTask
+from fedmomentum.clients.collect import Collector, Records
+from fedmomentum.clients.examples import Examples
+from fedmomentum.clients.local import LocalUpdate, Place
+from fedmomentum.clients.network import Network
+from fedmomentum.clients.spec import ClientSpec
+from fedmomentum.models.objective import losses
+from fedmomentum.protocol import ARRAYS
+from fedmomentum.trees import State, Tree, expand, stack, unstack
+
+_RULE = "rule/"
+
+
+class StackedTrainer:
+    """Trains the clients of a block at once by ``torch.func.vmap``; equal to the loop to float tolerance."""
+
+    def __init__(self, spec: ClientSpec, network: Network, make_local: Callable[[float], LocalUpdate]) -> None:
+        """Bind to a network without buffers; see :class:`~fedmomentum.clients.looped.LoopedTrainer`."""
+        self.spec, self.network, self.make_local = spec, network, make_local
+        self._lr = float(spec.optimizer["lr"])
+        self._gradients = vmap(grad_and_value(self._loss), in_dims=(0, 0, 0, 0))
+
+    def _loss(self, params: Tree, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        outputs: Any = functional_call(self.network.module, params, (x,))
+        return (losses(outputs, y) * weight).sum() / weight.sum()
+
+    def train(self, task: BlockTask, records: Records, examples: Examples, factor: float) -> Collector:
+        """Train every client of the block from the same global model.
+
+        Clients are ordered by their number of steps, so those still at work at any step are the first ones, and a
+        client that is done costs nothing.
+        """
+        collector = Collector(reduce=task.reduce)
+        local = self.make_local(factor)
+        effort = dict(zip(task.clients, task.effort or [1.0] * len(task.clients), strict=True))
+        counts = {client: examples.count(client) for client in task.clients}
+        for client in task.clients:
+            if counts[client] == 0:
+                collector.fail(client, "has no training examples")
+        plans = {
+            c: plan(self.spec, counts[c], round=task.round, client=c, effort=effort[c]) for c in task.clients if counts[c]
+        }
+        clients = sorted(plans, key=lambda c: (-len(plans[c]), task.clients.index(c)))
+        if not clients:
+            return collector
+        x, y, rows = examples.block(clients, [plans[c] for c in clients])
+        steps = np.array([len(r) for r in rows])
+        index_KSB = _pad(rows)
+        anchor = {name: records[ARRAYS][name] for name in self.network.params}
+        shared = {name: tree for name, tree in records.items() if name != ARRAYS}
+        memory_K = self._recall(task.memory, clients, local, anchor)
+        state_K: State = {s.removeprefix(_RULE): t for s, t in memory_K.items() if s.startswith(_RULE)}
+        params_K = expand(anchor, len(clients))
+        anchor_K = {name: a.expand(len(clients), *a.shape) for name, a in anchor.items()}
+        total_K = torch.zeros(len(clients), device=x.device)
+        seen_K = torch.zeros(len(clients), device=x.device)
+        table = torch.from_numpy(index_KSB).to(x.device)
+        weights = (table >= 0).to(x.dtype if x.is_floating_point() else torch.float32)
+        table = table.clamp_(min=0)
+        for step in range(int(steps[0])):
+            active = int((steps > step).sum())
+            xb = x[table[:active, step]]
+            yb, wb = y[table[:active, step]], weights[:active, step]
+            here = _first(params_K, active)
+            grads, loss = self._gradients(here, xb, yb, wb)
+            size = wb.sum(1)
+            total_K[:active] += loss.detach() * size
+            seen_K[:active] += size
+            state = {slot: _first(tree, active) for slot, tree in state_K.items()}
+            if local.direction is not None:
+
+                def at(point: Tree, xb: Tensor = xb, yb: Tensor = yb, wb: Tensor = wb) -> Tree:
+                    found: Tree = self._gradients(point, xb, yb, wb)[0]
+                    return found
+
+                shared_K = {r: {n: t.expand(active, *t.shape) for n, t in tree.items()} for r, tree in shared.items()}
+                place = Place(_first(anchor_K, active), shared_K, {s: _first(t, active) for s, t in memory_K.items()}, at)
+                grads = local.direction(grads, here, place)
+            updates, state = local.rule.update(grads, state, here)
+            for name, update in updates.items():
+                here[name].add_(update)
+            state_K = state if active == len(clients) else _replace_first(state_K, state, active)
+        self._collect(collector, clients, counts, params_K, anchor_K, shared, memory_K, state_K, steps, total_K / seen_K, local, factor)
+        return collector
+
+    def _recall(self, memory: Mapping[int, State], clients: list[int], local: LocalUpdate, anchor: Tree) -> State:
+        """Stack what the clients kept; one that kept nothing begins as a client that never took part."""
+        fresh: State = {_RULE + slot: tree for slot, tree in local.rule.init(anchor).items()}
+        if local.remember is not None:
+            fresh = fresh | local.remember(anchor)
+        if not memory:
+            return {slot: expand(tree, len(clients)) for slot, tree in fresh.items()}
+        return {slot: stack([memory.get(c, {}).get(slot, tree) for c in clients]) for slot, tree in fresh.items()}
+
+    def _collect(
+        self,
+        collector: Collector,
+        clients: list[int],
+        counts: Mapping[int, int],
+        params_K: Tree,
+        anchor_K: Tree,
+        shared: Mapping[str, Tree],
+        memory_K: State,
+        state_K: State,
+        steps: np.ndarray,  # type: ignore[type-arg]
+        loss_K: Tensor,
+        local: LocalUpdate,
+        factor: float,
+    ) -> None:
+        records: Records = {ARRAYS: params_K}
+        kept_K: State = {}
+        if local.finish is not None:
+            shared_K = {r: {n: t.expand(len(clients), *t.shape) for n, t in tree.items()} for r, tree in shared.items()}
+            place = Place(anchor_K, shared_K, memory_K)
+            extra, kept_K = local.finish(params_K, place, torch.from_numpy(steps), self._lr * factor)
+            records.update(extra)
+        if self.spec.keep_state:
+            kept_K = kept_K | {_RULE + slot: tree for slot, tree in state_K.items()}
+        slots = {slot: unstack(tree) for slot, tree in kept_K.items()}
+        memories = [{slot: {n: t.clone() for n, t in trees[k].items()} for slot, trees in slots.items()} for k in range(len(clients))]
+        numbers = loss_K.tolist()
+        metrics = [{"train_loss": numbers[k], "steps": float(steps[k])} for k in range(len(clients))]
+        collector.add_stacked(clients, records, [counts[c] for c in clients], metrics, memories)
+
+
+def _first(tree: Mapping[str, Tensor], active: int) -> Tree:
+    return {name: x[:active] for name, x in tree.items()}
+
+
+def _replace_first(old: State, new: State, active: int) -> State:
+    return {slot: {n: torch.cat([new[slot][n], x[active:]]) for n, x in tree.items()} for slot, tree in old.items()}
+
+
+def _pad(rows: list[np.ndarray]) -> np.ndarray:  # type: ignore[type-arg]
+    """Give ``[K, steps, batch]`` with -1 wherever a client has no example."""
+    shape = (len(rows), max(len(r) for r in rows), max(r.shape[1] for r in rows))
+    table = np.full(shape, -1, dtype=np.int64)
+    for k, r in enumerate(rows):
+        table[k, : r.shape[0], : r.shape[1]] = r
+    return table

@@ -1,0 +1,53 @@
+"""Whether the clients of a block train stacked or one after another: a recorded rule, never a stopwatch."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fedmomentum.clients.spec import Vectorize
+from fedmomentum.errors import UserError
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+
+STACK_LIMIT = 1_000_000
+"""Parameters above which a dense model no longer gains from stacking on a CPU (benchmarks/vectorize.py)."""
+
+
+def obstacle(model: nn.Module) -> str | None:
+    """Say why a model cannot train stacked with the same meaning as alone, or give None."""
+    for name, module in model.named_modules():
+        if isinstance(module, _DROPOUTS) and getattr(module, "p", 0) > 0:
+            return f"'{name}' is a dropout layer, whose noise would depend on the block"
+        if isinstance(module, _RECURRENT):
+            return f"'{name}' is a recurrent layer, which torch cannot vectorise over clients"
+    if any(True for _ in model.buffers()):
+        return "the model has buffers (such as batch-norm statistics), which every client updates on its own"
+    return None
+
+
+def choose(model: nn.Module, setting: Vectorize, device: str) -> tuple[bool, str]:
+    """Give whether to stack, and the reason in words for the run folder.
+
+    The rule for ``auto``: stack where nothing stands in the way (:func:`obstacle`), except convolutions on a CPU (a stacked
+    convolution is a grouped one, which is slower there) and dense models above ``STACK_LIMIT`` parameters on a CPU.
+
+    Raises:
+        UserError: the setting is ``on`` and the model cannot be stacked.
+    """
+    if setting == "off":
+        return False, "vectorize is off"
+    reason = obstacle(model)
+    if setting == "on":
+        if reason is not None:
+            raise UserError(f"engine.vectorize: on does not fit this model: {reason}. Use auto or off.")
+        return True, "vectorize is on"
+    if reason is not None:
+        return False, reason
+    if device == "cpu" and any(isinstance(m, _CONVOLUTIONS) for m in model.modules()):
+        return False, "stacked convolutions are slower on a CPU"
+    parameters = sum(p.numel() for p in model.parameters())
+    if device == "cpu" and parameters > STACK_LIMIT:
+        return False, f"{parameters:,} parameters are more than the {STACK_LIMIT:,} that gain from stacking on a CPU"
+    return True, "a dense model: stacking saves dispatch"

@@ -1,0 +1,74 @@
+"""A worker: it holds the data and a network, and turns blocks of clients into results. Knows neither Flower nor Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+
+from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
+from fedmomentum.clients.collect import Collector, Records, to_records
+from fedmomentum.clients.evaluate import evaluate
+from fedmomentum.clients.examples import Examples
+from fedmomentum.clients.local import LOCAL_UPDATES, LocalUpdate
+from fedmomentum.clients.looped import LoopedTrainer
+from fedmomentum.clients.network import Network
+from fedmomentum.clients.spec import ClientSpec
+from fedmomentum.clients.stacked import StackedTrainer
+from fedmomentum.clients.vectorize import choose
+from fedmomentum.data import FederatedData
+from fedmomentum.optim import make_rule
+from fedmomentum.protocol import ARRAYS
+
+
+class Worker:
+    """Trains and evaluates blocks of clients; its results depend on the task and the model alone."""
+
+    def __init__(self, spec: ClientSpec, data: FederatedData) -> None:
+        """Build the network once; it is reused by every client and round."""
+        torch.set_num_threads(spec.threads)
+        self.spec = spec
+        self.network = Network(spec.model, spec.device)
+        self.examples = Examples(data, spec.device)
+        self.stacked, self.reason = choose(self.network.module, spec.vectorize, spec.device)
+        self._loop = LoopedTrainer(spec, self.network, self._local)
+        self._stack = StackedTrainer(spec, self.network, self._local) if self.stacked else None
+
+    def _local(self, factor: float) -> LocalUpdate:
+        hyper = {k: v for k, v in self.spec.optimizer.items() if k != "name"}
+        hyper["lr"] = hyper["lr"] * factor
+        rule = make_rule(self.spec.optimizer["name"], **hyper)
+        return LOCAL_UPDATES[self.spec.method](rule, **dict(self.spec.method_options))
+
+    def run(self, task: BlockTask, records: Mapping[str, Arrays]) -> BlockResult:
+        """Train or evaluate a block from the records of the round (``arrays`` is the model).
+
+        Raises:
+            ValueError: the model of the round is not of the layout of the worker's network.
+        """
+        began = time.perf_counter()
+        trees = to_records(records, self.spec.device)
+        self.network.load(trees[ARRAYS])
+        collector = self._train(task, trees) if task.kind == "train" else self._evaluate(task)
+        return collector.result(task.index, time.perf_counter() - began)
+
+    def _train(self, task: BlockTask, trees: Records) -> Collector:
+        schedule = self.spec.lr_schedule
+        factor = 1.0 if schedule is None else float(schedule(task.round - 1))
+        if self._stack is not None:
+            try:
+                return self._stack.train(task, trees, self.examples, factor)
+            except Exception:  # one client at a time, the loop finds out whose failure it is
+                pass
+        return self._loop.train(task, trees, self.examples, factor)
+
+    def _evaluate(self, task: BlockTask) -> Collector:
+        collector = Collector(reduce=True)
+        for client in task.clients:
+            try:
+                x, y = self.examples.validation(client)
+                collector.note(client, len(y), evaluate(self.network, x, y))
+            except Exception as error:  # as in training: a failure belongs to its client
+                collector.fail(client, f"{type(error).__name__}: {error}")
+        return collector

@@ -1,0 +1,284 @@
+"""From a validated scenario to the objects that run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
+
+from fedmomentum.clients.evaluate import evaluate
+from fedmomentum.clients.network import Network
+from fedmomentum.clients.spec import ClientSpec, ModelSpec
+from fedmomentum.clients.vectorize import choose
+from fedmomentum.clients.worker import Worker
+from fedmomentum.data import Dataset, FeatureShift, FederatedData, load, partition
+from fedmomentum.errors import UserError
+from fedmomentum.optim import make_rule
+from fedmomentum.optim.schedules import make_schedule
+from fedmomentum.simulation import flower
+from fedmomentum.simulation.executor import Executor, InlineExecutor
+from fedmomentum.simulation.faults import Faults, Stragglers
+from fedmomentum.simulation.grid import SimulationGrid
+from fedmomentum.strategies import STRATEGIES
+from fedmomentum.strategies import cohort as cohorts
+
+if TYPE_CHECKING:
+    from fedmomentum.scenario import FederatedScenario
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Everything that one arm of a scenario needs, but where its blocks run."""
+
+    scenario: FederatedScenario
+    data: FederatedData
+    spec: ClientSpec
+    network: Network
+    strategy: Strategy
+    faults: Faults
+
+    def initial_arrays(self) -> ArrayRecord:
+        """Give the model that the rounds start from; it depends on the seed alone."""
+        return flower.to_record({n: t.detach().cpu().numpy() for n, t in self.network.tree().items()})
+
+    def evaluate(self, server_round: int, arrays: ArrayRecord) -> dict[str, float] | None:
+        """Give loss and accuracy on the central test set, in the rounds that are to be evaluated."""
+        settings = self.scenario.evaluate
+        last = server_round == self.scenario.rounds
+        if settings.every == 0 or (server_round % settings.every and not last):
+            return None
+        self.network.load({n: torch.from_numpy(a.copy()) for n, a in flower.to_arrays(arrays).items()})
+        dataset = self.data.dataset
+        x, y = torch.from_numpy(np.asarray(dataset.test_x)), torch.from_numpy(np.asarray(dataset.test_y))
+        return evaluate(self.network, x.to(self.spec.device), y.to(self.spec.device), batch_size=settings.batch_size)
+
+    def grid(self, executor: Executor) -> SimulationGrid:
+        """Give the engine for this federation over an executor."""
+        size = self.scenario.engine.block_size
+        return SimulationGrid(
+            executor,
+            self.spec,
+            self.data.sizes,
+            block_size=None if size == "auto" else size,
+            faults=self.faults,
+        )
+
+    def facts(self) -> dict[str, object]:
+        """Say what was chosen, for the run folder and the first line on the screen."""
+        stacked, reason = choose(self.network.module, self.spec.vectorize, self.spec.device)
+        return {
+            "model": self.spec.model.name,
+            "parameters": sum(p.numel() for p in self.network.params.values()),
+            "clients": self.data.clients,
+            "train_examples": int(np.asarray(self.data.sizes).sum()),
+            "test_examples": len(self.data.dataset.test_y),
+            "vectorize": "stacked" if stacked else "one by one",
+            "vectorize_reason": reason,
+            "device": self.spec.device,
+            "data_checksum": self.data.dataset.checksum,
+        }
+
+
+def options(model: Any, *leave_out: str) -> dict[str, Any]:
+    """Give the settings of a block of a scenario but its name, as keyword arguments."""
+    return {k: v for k, v in model.model_dump(exclude={"name", *leave_out}).items() if v is not None}
+
+
+def build_data(scenario: FederatedScenario, cache: dict[str, Dataset] | None = None) -> FederatedData:
+    """Load the data set and give each client its part."""
+    settings = scenario.data
+    wanted = options(settings, "partition", "validation", "shift")
+    key = f"{settings.name}:{sorted(wanted.items())}:{scenario.seed}"
+    cache = cache if cache is not None else {}
+    if key not in cache:
+        cache[key] = load(settings.name, seed=scenario.seed, **wanted)
+    dataset = cache[key]
+    parts = options(settings.partition)
+    split = partition(
+        settings.partition.name,
+        labels=dataset.y,
+        groups=dataset.groups,
+        clients=parts.pop("clients", None),
+        seed=scenario.seed,
+        **parts,
+    )
+    shift = settings.shift
+    moved = shift is not None and any(options(shift).values())
+    return FederatedData.build(
+        dataset,
+        split,
+        validation=settings.validation,
+        shift=FeatureShift(**options(shift), seed=scenario.seed) if moved else None,
+        seed=scenario.seed,
+    )
+
+
+def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) -> ClientSpec:
+    """Give what every client of the scenario does."""
+    client, dataset = scenario.client, data.dataset
+    model = ModelSpec(
+        name=scenario.model.name,
+        input_shape=tuple(dataset.x.shape[1:]),
+        classes=dataset.classes,
+        seed=scenario.seed,
+        options=options(scenario.model, "options") | dict(getattr(scenario.model, "options", None) or {}),
+    )
+    schedule = options(client.lr_schedule) | {"name": client.lr_schedule.name}
+    return ClientSpec(
+        model=model,
+        optimizer={"name": client.optimizer.name, **options(client.optimizer)},
+        epochs=client.epochs,
+        steps=client.steps,
+        batch_size=None if client.batch_size == "all" else client.batch_size,
+        lr_schedule=None if schedule == {"name": "constant"} else make_schedule(lr=1.0, **schedule),
+        keep_state=client.state == "keep",
+        seed=scenario.seed,
+        vectorize=scenario.engine.vectorize,
+        device=device,
+        threads=scenario.engine.threads,
+    )
+
+
+def build_cohort(scenario: FederatedScenario, data: FederatedData) -> Callable[..., Any]:
+    """Give the policy that chooses the clients of a round."""
+    settings = scenario.participation
+    choice: Any
+    if settings.name == "bernoulli":
+        choice = cohorts.BernoulliCohort(settings.probability, seed=scenario.seed)
+    elif settings.name == "weighted":
+        weights = {client: float(size) for client, size in enumerate(data.sizes)}
+        choice = cohorts.WeightedCohort(weights, **options(settings, *_FAULTS), seed=scenario.seed)
+    else:
+        choice = cohorts.UniformCohort(**options(settings, *_FAULTS), seed=scenario.seed)
+    if settings.availability is not None:
+        choice = cohorts.CyclicCohort(choice, **options(settings.availability), seed=scenario.seed)
+    return choice  # type: ignore[no-any-return]
+
+
+_FAULTS = ("availability", "dropout", "stragglers")
+
+
+def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Network) -> Strategy:
+    """Give the server half; the cohort policy goes into ours, and a foreign strategy samples as it does."""
+    settings = scenario.strategy
+    wanted = options(settings, "options") | dict(getattr(settings, "options", None) or {})
+    clients = scenario.evaluate.clients
+    if settings.name not in STRATEGIES:
+        return _foreign_strategy(settings.name, wanted)
+    if settings.name == "fedopt":
+        rule = dict(wanted.pop("rule"))
+        wanted["rule"] = make_rule(rule.pop("name"), **{k: v for k, v in rule.items() if v is not None})
+    return STRATEGIES[settings.name](
+        **wanted,
+        seed=scenario.seed,
+        cohort=build_cohort(scenario, data),
+        fraction_evaluate=clients,
+        min_evaluate_nodes=1 if clients else 0,
+        min_train_nodes=1,
+        min_available_nodes=1,
+        buffers=tuple(network.buffers),
+    )
+
+
+def _foreign_strategy(name: str, wanted: Mapping[str, Any]) -> Strategy:
+    import importlib
+
+    module, _, attribute = name.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), attribute)(**wanted)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"strategy.name: '{name}' cannot be made: {error}") from error
+    if not isinstance(made, Strategy):
+        raise UserError(f"strategy.name: '{name}' gives a {type(made).__name__}, not a flwr.serverapp.strategy.Strategy")
+    return made
+
+
+def build_faults(scenario: FederatedScenario) -> Faults:
+    """Give what goes wrong in the scenario."""
+    settings = scenario.participation
+    stragglers = settings.stragglers
+    dropout = settings.dropout
+    return Faults(
+        dropout=dropout if isinstance(dropout, float | int) else 0.0,
+        trace=None if isinstance(dropout, float | int) else read_trace(dropout.trace),
+        stragglers=None
+        if stragglers is None
+        else Stragglers(sigma=stragglers.sigma, deadline=stragglers.deadline, late=stragglers.late, seed=scenario.seed),
+        seed=scenario.seed,
+    )
+
+
+def read_trace(path: str) -> dict[int, frozenset[int]]:
+    """Read a dropout trace: lines of ``round,client`` under that heading.
+
+    Raises:
+        UserError: the file or a line of it is not as it should be; the message names file and line.
+    """
+    import csv
+    from pathlib import Path
+
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the dropout trace: {error}") from error
+    if not lines or [c.strip() for c in lines[0].split(",")] != ["round", "client"]:
+        raise UserError(f"{path}:1: a dropout trace begins with the line 'round,client'")
+    trace: dict[int, set[int]] = {}
+    for number, row in enumerate(csv.reader(lines[1:]), start=2):
+        if not row:
+            continue
+        try:
+            server_round, client = (int(cell) for cell in row)
+        except ValueError:
+            raise UserError(f"{path}:{number}: expected two whole numbers, round and client, not {','.join(row)!r}") from None
+        trace.setdefault(server_round, set()).add(client)
+    return {server_round: frozenset(clients) for server_round, clients in trace.items()}
+
+
+def choose_device(scenario: FederatedScenario) -> str:
+    """Give the device of the workers: a GPU if the engine was given one and torch sees it."""
+    wanted = scenario.engine.device
+    if wanted == "auto":
+        return "cuda" if scenario.engine.gpus and torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"engine.device: '{wanted}' is not there: torch {torch.__version__} sees no GPU. Use cpu or auto.")
+    return str(wanted)
+
+
+def build(scenario: FederatedScenario, *, datasets: dict[str, Dataset] | None = None) -> Federation:
+    """Build everything of one arm but its executor.
+
+    Raises:
+        UserError: something that the scenario names does not exist or does not fit.
+    """
+    data = build_data(scenario, datasets)
+    spec = build_spec(scenario, data, choose_device(scenario))
+    network = Network(spec.model, spec.device)
+    choose(network.module, spec.vectorize, spec.device)
+    return Federation(scenario, data, spec, network, build_strategy(scenario, data, network), build_faults(scenario))
+
+
+def build_executor(federation: Federation) -> Executor:
+    """Start the workers that a scenario asks for."""
+    engine, spec = federation.scenario.engine, federation.spec
+    make = partial(Worker, spec)
+    if engine.name == "inline":
+        return InlineExecutor(make, federation.data, threads=spec.threads)
+    from fedmomentum.simulation.ray_executor import RayExecutor
+
+    return RayExecutor(
+        make,
+        federation.data,
+        workers=None if engine.workers == "auto" else engine.workers,
+        cpus=engine.cpus,
+        gpus=engine.gpus,
+        address=engine.address,
+    )
+
+

@@ -1,0 +1,61 @@
+"""Every private name of Flower that the engine depends on, in one file, with a test that fails when Flower moves one.
+
+Flower's own messages can only be made inside a task that its SuperLink started, and a reply needs the id that the SuperLink gave
+to the message. A grid of one's own has to give both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedmomentum.clients.block import Arrays
+
+SERVER_NODE_ID = 1
+ERROR_CODE = 0
+"""Flower's code for an error of unknown kind; the reason says the rest."""
+
+
+def adopt_identity(run_id: int) -> None:
+    """Give this process the identity that :class:`flwr.app.Message` asks for, unless it already has one."""
+    if TaskIdentity._run_id is None:
+        TaskIdentity.run_id = run_id
+    if TaskIdentity._node_id is None:
+        TaskIdentity.node_id = SERVER_NODE_ID
+    if TaskIdentity._task_id is None:
+        TaskIdentity.task_id = run_id
+
+
+def empty_run(run_id: int) -> Run:
+    """Give a run for a grid that has no SuperLink."""
+    return Run.create_empty(run_id)
+
+
+def stamp(message: Message, identity: str) -> None:
+    """Give a message the id that a SuperLink would give it, so that it can be replied to."""
+    message.metadata.__dict__["_message_id"] = identity
+
+
+def reply(message: Message, content: RecordDict) -> Message:
+    """Give the reply of the node that a stamped message went to."""
+    return Message(content, reply_to=message)
+
+
+def error_reply(message: Message, reason: str) -> Message:
+    """Give the reply of a node that failed; the reason is for people."""
+    return Message(Error(ERROR_CODE, reason), reply_to=message)
+
+
+def to_arrays(record: ArrayRecord) -> Arrays:
+    """Give the arrays of a record."""
+    return {name: cast(Array, value).numpy() for name, value in record.items()}
+
+
+def to_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:  # type: ignore[type-arg]
+    """Give a record that holds arrays."""
+    return ArrayRecord({name: Array(np.asarray(value, order="C")) for name, value in arrays.items()})

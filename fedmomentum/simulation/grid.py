@@ -1,0 +1,231 @@
+"""The engine as a Flower Grid: a strategy cannot tell it from a deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from numpy.typing import NDArray
+
+from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
+from fedmomentum.clients.spec import ClientSpec
+from fedmomentum.events import Failure
+from fedmomentum.protocol import ARRAYS, EVERY, MEAN, MEMBERS, METRICS, NUM_EXAMPLES, REDUCTION, SERVER_ROUND
+from fedmomentum.simulation import flower
+from fedmomentum.simulation.blocks import cut
+from fedmomentum.simulation.executor import Executor, Lost
+from fedmomentum.simulation.faults import Faults
+from fedmomentum.trees import State
+
+_RUN_IDS = count(1)
+
+
+@dataclass
+class RoundReport:
+    """What happened to the clients of the last round, beyond what fits into replies."""
+
+    members: dict[str, list[float]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    bytes_down: int = 0
+    """Bytes of the records that clients were sent, were each one a machine of its own."""
+    bytes_up: int = 0
+    worker_seconds: float = 0.0
+    simulated_time: float | None = None
+
+
+class BaseGrid(Grid):
+    """What every grid of ours shares: nodes numbered from 0, messages stamped, replies in one round trip."""
+
+    def __init__(self, clients: int) -> None:
+        """Make a grid of so many nodes; node ``i`` is client ``i``."""
+        self._run_id = next(_RUN_IDS)
+        flower.adopt_identity(self._run_id)
+        self._run = flower.empty_run(self._run_id)
+        self._nodes = range(clients)
+        self._message_ids = count(1)
+        self._pending: dict[str, Message] = {}
+        self.report = RoundReport()
+
+    def set_run(self, run: Run) -> None:
+        """Take another run's information."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Give the information of the run."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Make a message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Give every registered node."""
+        return self._nodes
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Take messages; they are worked on when their replies are pulled."""
+        stamped = self._stamp(messages)
+        self._pending.update((m.metadata.message_id, m) for m in stamped)
+        return [m.metadata.message_id for m in stamped]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Give the replies to messages that were pushed."""
+        return self._work([self._pending.pop(i) for i in message_ids if i in self._pending], None)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Work on messages and give the replies, in an order that depends on the messages alone."""
+        return self._work(self._stamp(messages), timeout)
+
+    def _stamp(self, messages: Iterable[Message]) -> list[Message]:
+        stamped = list(messages)
+        for message in stamped:
+            flower.stamp(message, f"m{next(self._message_ids)}")
+        return stamped
+
+    def _work(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
+        """Give the replies to stamped messages."""
+        raise NotImplementedError
+
+
+class SimulationGrid(BaseGrid):
+    """Simulated clients of ours, worked on block by block.
+
+    Args:
+        executor: runs blocks; its workers are :class:`fedmomentum.clients.worker.Worker`.
+        spec: what a client does.
+        sizes: training examples of each client ``[C]``: the work that blocks are cut by.
+        block_size: clients a block; None leaves it to :func:`fedmomentum.simulation.blocks.automatic_block_size`.
+        faults: what goes wrong.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        spec: ClientSpec,
+        sizes: NDArray[np.integer],
+        *,
+        block_size: int | None = None,
+        faults: Faults | None = None,
+    ) -> None:
+        """Register one node for each entry of ``sizes``."""
+        super().__init__(len(sizes))
+        self.executor, self.spec, self.sizes = executor, spec, sizes
+        self.block_size = block_size
+        self.faults = faults or Faults()
+        self.memory: dict[int, State] = {}
+        """What clients kept, by client."""
+
+    def state_dict(self) -> dict[str, object]:
+        """Give all that the engine carries from one round to the next: what clients kept."""
+        return {"memory": dict(self.memory)}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Go on from a state."""
+        self.memory = dict(state["memory"])  # type: ignore[call-overload]
+
+    def _work(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
+        self.report = RoundReport()
+        groups: dict[tuple[str, int], list[Message]] = {}
+        for message in messages:  # the messages of a round share one content: the model travels once
+            groups.setdefault((message.metadata.message_type, id(message.content)), []).append(message)
+        replies: list[Message] = []
+        for (kind, _), group in groups.items():
+            replies += self._round(group, evaluate=kind.split(".")[0] == MessageType.EVALUATE, timeout=timeout)
+        return replies
+
+    def _round(self, messages: Sequence[Message], *, evaluate: bool, timeout: float | None) -> list[Message]:
+        content = messages[0].content
+        config = next(iter(content.config_records.values()), ConfigRecord())
+        by_client = {m.metadata.dst_node_id: m for m in messages}
+        records: dict[str, Arrays] = {}
+        for position, (name, record) in enumerate(content.array_records.items()):
+            records[ARRAYS if position == 0 and ARRAYS not in content.array_records else name] = flower.to_arrays(record)
+        server_round = int(config.get(SERVER_ROUND, 1))  # type: ignore[arg-type]
+        reduce = config.get(REDUCTION, EVERY) == MEAN
+        clients = sorted(by_client)
+        work = [float(self.spec.steps_for(int(self.sizes[c]))) for c in clients]
+        if evaluate:
+            outcome = Faults().outcome(server_round, clients, work)
+        else:
+            outcome = self.faults.outcome(server_round, clients, work)
+        planned = dict(zip(clients, work, strict=True))
+        blocks = cut(outcome.clients, [planned[c] * outcome.effort.get(c, 1.0) for c in outcome.clients], self.block_size)
+        tasks = [
+            BlockTask(
+                index=index,
+                kind="evaluate" if evaluate else "train",
+                round=server_round,
+                clients=block,
+                reduce=reduce,
+                effort=tuple(outcome.effort.get(c, 1.0) for c in block) if outcome.effort else None,
+                memory={c: self.memory[c] for c in block if c in self.memory},
+            )
+            for index, block in enumerate(blocks)
+        ]
+        results = self.executor.run(tasks, records, timeout=timeout)
+        report, replies = self.report, []
+        report.simulated_time = outcome.duration
+        model_bytes = sum(a.nbytes for arrays in records.values() for a in arrays.values())
+        report.bytes_down += model_bytes * len(outcome.clients)
+        failures = list(outcome.failures)
+        for task, result in zip(tasks, results, strict=True):
+            if isinstance(result, Lost):
+                failures += [Failure(c, result.reason, result.kind) for c in task.clients]
+                continue
+            self.memory.update(result.memory)
+            failures += result.failures
+            report.worker_seconds += result.seconds
+            if not evaluate:
+                report.bytes_up += sum(a.nbytes for r in _sent(result) for a in r.values()) * (
+                    len(result.members["client"]) if reduce else 1
+                )
+            for name, column in result.members.items():
+                report.members.setdefault(name, []).extend(column)
+            replies += self._replies(result, by_client, reduce=reduce)
+        report.failures += failures
+        replies += [flower.error_reply(by_client[f.client], f"client {f.client}: {f.reason} [{f.kind}]") for f in failures]
+        return replies
+
+    def _replies(self, result: BlockResult, by_client: Mapping[int, Message], *, reduce: bool) -> list[Message]:
+        """Give one reply for the block, or one for each of its clients."""
+        members = result.members
+        clients = [int(c) for c in members["client"]]
+        if not clients:
+            return []
+        if reduce:
+            weights = np.asarray(members[NUM_EXAMPLES], dtype=np.float64)
+            total = float(weights.sum())
+            metrics = MetricRecord({NUM_EXAMPLES: total})
+            for name, column in members.items():
+                if name not in ("client", NUM_EXAMPLES):
+                    metrics[name] = float(weights @ np.asarray(column)) / total if total > 0 else 0.0
+            content = RecordDict({METRICS: metrics})
+            for record, arrays in (result.mean or {}).items():
+                content[record] = flower.to_record(arrays)
+            table = {n: [int(v) for v in c] if n == "client" else list(c) for n, c in members.items()}
+            content[MEMBERS] = ConfigRecord(table)  # type: ignore[arg-type]
+            return [flower.reply(by_client[clients[0]], content)]
+        replies = []
+        for position, client in enumerate(clients):
+            numbers = {name: float(column[position]) for name, column in members.items() if name != "client"}
+            content = RecordDict({METRICS: MetricRecord(numbers)})  # type: ignore[arg-type]
+            for record, arrays in (result.each[position] if result.each else {}).items():
+                content[record] = flower.to_record(arrays)
+            replies.append(flower.reply(by_client[client], content))
+        return replies
+
+
+def _sent(result: BlockResult) -> list[Arrays]:
+    if result.mean is not None:
+        return list(result.mean.values())
+    return [arrays for records in result.each or [] for arrays in records.values()]
+
+
