@@ -1,0 +1,56 @@
+"""The trained model as a file that anything can read: safetensors, names as in the model's ``state_dict``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedmomentum.errors import UserError
+from fedmomentum.runs.atomic import write_with
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedmomentum.trees import Tree
+
+
+def save_parameters(path: Path, tree: Mapping[str, Tensor], *, metadata: Mapping[str, object] | None = None) -> None:
+    """Write named tensors to a safetensors file atomically, on whatever device and in whatever layout they are.
+
+    Args:
+        path: the file, conventionally ``model.safetensors``.
+        tree: parameters and buffers by name.
+        metadata: facts to store beside them; written as text.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from fedmomentum import __version__
+
+    # The format refuses views of one storage (stacked clients, tied weights): each tensor gets memory of its own.
+    owned = {name: x.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, x in tree.items()}
+    facts = {"format": "pt", "fedmomentum": __version__} | {key: str(value) for key, value in (metadata or {}).items()}
+    write_with(path, lambda temporary: save_file(owned, temporary, metadata=facts))
+
+
+def load_parameters(path: Path) -> Tree:
+    """Read what :func:`save_parameters` wrote, onto the CPU.
+
+    Raises:
+        UserError: there is no such file, or it is not whole.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no model was saved here") from error
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a safetensors file: {error}") from error
+
+
+def loading_snippet(path: Path) -> str:
+    """Give the lines of Python that load a saved model, for people to copy."""
+    return f'from safetensors.torch import load_file\nmodel.load_state_dict(load_file("{path.as_posix()}"))'
