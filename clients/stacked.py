@@ -13,6 +13,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from fedmomentum.clients.batches import plan
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import Collector, Records
+from fedmomentum.clients.dense import Gradients, dense_gradients
 from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.network import Network
@@ -31,7 +32,7 @@ class StackedTrainer:
         """Bind to a network without buffers; see :class:`~fedmomentum.clients.looped.LoopedTrainer`."""
         self.spec, self.network, self.make_local = spec, network, make_local
         self._lr = float(spec.optimizer["lr"])
-        self._gradients = vmap(grad_and_value(self._loss), in_dims=(0, 0, 0, 0))
+        self._gradients: Gradients = dense_gradients(network.module) or vmap(grad_and_value(self._loss))
 
     def _loss(self, params: Tree, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         outputs: Any = functional_call(self.network.module, params, (x,))
@@ -58,7 +59,6 @@ class StackedTrainer:
             return collector
         x, y, rows = examples.block(clients, [plans[c] for c in clients])
         steps = np.array([len(r) for r in rows])
-        index_KSB = _pad(rows)
         anchor = {name: records[ARRAYS][name] for name in self.network.params}
         shared = {name: tree for name, tree in records.items() if name != ARRAYS}
         memory_K = self._recall(task.memory, clients, local, anchor)
@@ -67,13 +67,15 @@ class StackedTrainer:
         anchor_K = {name: a.expand(len(clients), *a.shape) for name, a in anchor.items()}
         total_K = torch.zeros(len(clients), device=x.device)
         seen_K = torch.zeros(len(clients), device=x.device)
-        table = torch.from_numpy(index_KSB).to(x.device)
-        weights = (table >= 0).to(x.dtype if x.is_floating_point() else torch.float32)
-        table = table.clamp_(min=0)
+        table_SKB = torch.from_numpy(_pad(rows)).to(x.device)
+        weights_SKB = (table_SKB >= 0).to(x.dtype if x.is_floating_point() else torch.float32)
+        table_SKB.clamp_(min=0)
         for step in range(int(steps[0])):
             active = int((steps > step).sum())
-            xb = x[table[:active, step]]
-            yb, wb = y[table[:active, step]], weights[:active, step]
+            chosen = table_SKB[step, :active]
+            xb = x.index_select(0, chosen.reshape(-1)).view(*chosen.shape, *x.shape[1:])
+            yb = y.index_select(0, chosen.reshape(-1)).view(*chosen.shape, *y.shape[1:])
+            wb = weights_SKB[step, :active]
             here = _first(params_K, active)
             grads, loss = self._gradients(here, xb, yb, wb)
             size = wb.sum(1)
@@ -145,9 +147,9 @@ def _replace_first(old: State, new: State, active: int) -> State:
 
 
 def _pad(rows: list[np.ndarray]) -> np.ndarray:  # type: ignore[type-arg]
-    """Give ``[K, steps, batch]`` with -1 wherever a client has no example."""
-    shape = (len(rows), max(len(r) for r in rows), max(r.shape[1] for r in rows))
+    """Give ``[steps, K, batch]`` with -1 wherever a client has no example."""
+    shape = (max(len(r) for r in rows), len(rows), max(r.shape[1] for r in rows))
     table = np.full(shape, -1, dtype=np.int64)
     for k, r in enumerate(rows):
-        table[k, : r.shape[0], : r.shape[1]] = r
+        table[: r.shape[0], k, : r.shape[1]] = r
     return table

@@ -12,10 +12,11 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from numpy.typing import NDArray
 
+from fedmomentum.clients.app import records_of
 from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.events import Failure
-from fedmomentum.protocol import ARRAYS, EVERY, MEAN, MEMBERS, METRICS, NUM_EXAMPLES, REDUCTION, SERVER_ROUND
+from fedmomentum.protocol import EVERY, MEAN, MEMBERS, METRICS, NUM_EXAMPLES, REDUCTION, SERVER_ROUND
 from fedmomentum.simulation import flower
 from fedmomentum.simulation.blocks import cut
 from fedmomentum.simulation.executor import Executor, Lost
@@ -145,9 +146,7 @@ class SimulationGrid(BaseGrid):
         content = messages[0].content
         config = next(iter(content.config_records.values()), ConfigRecord())
         by_client = {m.metadata.dst_node_id: m for m in messages}
-        records: dict[str, Arrays] = {}
-        for position, (name, record) in enumerate(content.array_records.items()):
-            records[ARRAYS if position == 0 and ARRAYS not in content.array_records else name] = flower.to_arrays(record)
+        records = records_of(content)
         server_round = int(config.get(SERVER_ROUND, 1))  # type: ignore[arg-type]
         reduce = config.get(REDUCTION, EVERY) == MEAN
         clients = sorted(by_client)

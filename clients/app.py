@@ -1,0 +1,93 @@
+"""The client half as a Flower ClientApp: the same worker, one client at a time, on Flower's own engine or a real machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedmomentum.clients.block import Arrays, BlockTask
+from fedmomentum.clients.spec import ClientSpec
+from fedmomentum.clients.worker import Worker
+from fedmomentum.data import FederatedData
+from fedmomentum.protocol import ARRAYS, METRICS, SERVER_ROUND
+from fedmomentum.trees import State
+
+_MEMORY = "fedmomentum."
+"""Prefix of the records of a node's context that hold what its client keeps between rounds."""
+
+
+class ClientFailed(RuntimeError):
+    """A client's training failed or gave numbers that are not finite; Flower turns it into an error reply."""
+
+
+def client_app(spec: ClientSpec, data: FederatedData | Callable[[], FederatedData]) -> ClientApp:
+    """Give a Flower ClientApp that trains and evaluates as our simulated clients do.
+
+    The node's config says which client it is: ``partition-id``, as in any Flower app (0 where it says nothing). What a
+    client keeps between rounds lives in its ``Context.state``.
+
+    Args:
+        spec: what the client does.
+        data: the federated data, or a function that loads it when the first message comes.
+    """
+    app = ClientApp()
+    made: list[Worker] = []
+
+    def worker() -> Worker:
+        if not made:
+            made.append(Worker(spec, data() if callable(data) else data))
+        return made[0]
+
+    def handle(message: Message, context: Context, *, evaluate: bool) -> Message:
+        content = message.content
+        config = next(iter(content.config_records.values()), ConfigRecord())
+        client = int(cast(int, context.node_config.get("partition-id", 0)))
+        task = BlockTask(
+            index=0,
+            kind="evaluate" if evaluate else "train",
+            round=int(cast(int, config.get(SERVER_ROUND, 1))),
+            clients=(client,),
+            reduce=False,
+            memory={client: _recall(context.state)},
+        )
+        result = worker().run(task, records_of(content))
+        if result.failures:
+            raise ClientFailed(f"client {client}: {result.failures[0].reason}")
+        numbers = {name: float(column[0]) for name, column in result.members.items() if name != "client"}
+        reply = RecordDict({METRICS: MetricRecord(numbers)})  # type: ignore[arg-type]
+        for record, arrays in (result.each[0] if result.each else {}).items():
+            reply[record] = ArrayRecord({name: Array(value) for name, value in arrays.items()})
+        for slot, tree in result.memory.get(client, {}).items():
+            context.state[_MEMORY + slot] = ArrayRecord({n: Array(t.detach().cpu().numpy()) for n, t in tree.items()})
+        return Message(reply, reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return handle(message, context, evaluate=False)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return handle(message, context, evaluate=True)
+
+    return app
+
+
+def records_of(content: RecordDict) -> dict[str, Arrays]:
+    """Give the arrays of a message by record name; the only or first record is the model, whatever it is called."""
+    named = {name: {n: a.numpy() for n, a in record.items()} for name, record in content.array_records.items()}
+    if named and ARRAYS not in named:
+        first = next(iter(named))
+        named = {ARRAYS: named.pop(first), **named}
+    return named
+
+
+def _recall(state: RecordDict) -> State:
+    return {
+        slot.removeprefix(_MEMORY): {n: torch.from_numpy(a.numpy()) for n, a in record.items()}
+        for slot, record in state.array_records.items()
+        if slot.startswith(_MEMORY)
+    }
