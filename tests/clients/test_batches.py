@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from .federation import spec
+from fedmomentum.clients.batches import plan
+
+
+@pytest.mark.parametrize("examples", [1, 7, 8, 9, 64])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_every_epoch_sees_every_example_once(examples, epochs):
+    table = plan(spec(epochs=epochs), examples, round=1, client=0)
+    assert table.shape[0] == spec(epochs=epochs).steps_for(examples)
+    for rows in np.split(table, epochs):
+        assert sorted(rows[rows >= 0]) == list(range(examples))
+
+
+def test_steps_are_exact_whatever_the_size():
+    for examples in (1, 5, 8, 40):
+        assert len(plan(spec(epochs=None, steps=11), examples, round=1, client=0)) == 11
+
+
+def test_the_plan_depends_on_seed_round_and_client_alone():
+    first = plan(spec(), 30, round=2, client=4)
+    np.testing.assert_array_equal(first, plan(spec(), 30, round=2, client=4))
+    for other in (plan(spec(), 30, round=3, client=4), plan(spec(), 30, round=2, client=5), plan(spec(seed=6), 30, round=2, client=4)):
+        assert (first != other).any()
+
+
+def test_a_batch_of_all_examples():
+    assert plan(spec(batch_size=None), 30, round=1, client=0).shape == (1, 30)
+
+
+def test_partial_work_is_the_beginning_of_the_whole():
+    whole, half = plan(spec(), 64, round=1, client=0), plan(spec(), 64, round=1, client=0, effort=0.5)
+    np.testing.assert_array_equal(half, whole[:4])
+    assert len(plan(spec(), 64, round=1, client=0, effort=1e-9)) == 1
+
+
+def test_epochs_and_steps_exclude_each_other():
+    with pytest.raises(ValueError, match="either epochs or steps"):
+        spec(epochs=1, steps=2)
+    with pytest.raises(ValueError, match="either epochs or steps"):
+        spec(epochs=None)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn import functional as F
+
+from fedmomentum.clients.dense import dense_gradients
+
+
+def network(sizes, *, bias=True):
+    layers = [nn.Flatten()]
+    for before, after in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(before, after, bias=bias), nn.ReLU()]
+    return nn.Sequential(*layers[:-1]).double()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    clients=st.integers(1, 4),
+    batch=st.integers(1, 5),
+    sizes=st.lists(st.integers(1, 7), min_size=2, max_size=5),
+    bias=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_equals_vmap_of_autograd(clients, batch, sizes, bias, seed):
+    torch.manual_seed(seed)
+    module = network(sizes, bias=bias)
+    params = {n: torch.randn(clients, *p.shape, dtype=torch.float64) for n, p in module.named_parameters()}
+    x = torch.randn(clients, batch, sizes[0], dtype=torch.float64)
+    y = torch.randint(0, sizes[-1], (clients, batch))
+    weight = torch.ones(clients, batch, dtype=torch.float64)
+    weight[0, 1:] = 0
+
+    def loss(p, x, y, w):
+        return (F.cross_entropy(functional_call(module, p, (x,)), y, reduction="none") * w).sum() / w.sum()
+
+    expected, values = vmap(grad_and_value(loss))(params, x, y, weight)
+    found, losses = dense_gradients(module)(params, x, y, weight)
+    torch.testing.assert_close(losses, values, rtol=1e-12, atol=1e-12)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)),
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU()),
+        nn.Sequential(nn.Linear(4, 3)),
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)),
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 3).requires_grad_(False), nn.Linear(3, 2)),
+        nn.Linear(4, 3),
+    ],
+)
+def test_leaves_other_networks_alone(module):
+    assert dense_gradients(module) is None
+
+
+def test_a_hook_is_not_lost():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    assert dense_gradients(module) is not None
+    module[1].register_forward_hook(lambda *_: None)
+    assert dense_gradients(module) is None

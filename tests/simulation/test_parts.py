@@ -1,0 +1,107 @@
+"""Blocks, faults, and Flower's private names."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, Message, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedmomentum.simulation import flower
+from fedmomentum.simulation.blocks import BLOCK_LIMIT, automatic_block_size, cut
+from fedmomentum.simulation.faults import Faults, Stragglers
+
+
+@given(st.lists(st.integers(0, 10_000), unique=True, max_size=200), st.integers(0, 50), st.randoms())
+def test_blocks_are_a_partition_in_falling_order_of_work(clients, size, random):
+    work = {c: float(c % 7) for c in clients}
+    blocks = cut(clients, [work[c] for c in clients], size or None)
+    flat = [c for block in blocks for c in block]
+    assert sorted(flat) == sorted(clients)
+    assert [work[c] for c in flat] == sorted(work.values(), reverse=True)
+    assert all(len(b) <= (size or BLOCK_LIMIT) for b in blocks)
+    shuffled = list(clients)
+    random.shuffle(shuffled)
+    assert cut(shuffled, [work[c] for c in shuffled], size or None) == blocks
+
+
+def test_automatic_blocks_leave_work_for_several_workers():
+    assert automatic_block_size(1) == 1
+    assert automatic_block_size(10) == 2
+    assert automatic_block_size(100) == 13
+    assert automatic_block_size(10_000) == BLOCK_LIMIT
+
+
+def test_dropout_rate_and_seed():
+    clients = list(range(4000))
+    faults = Faults(dropout=0.3, seed=1)
+    out = faults.outcome(1, clients, [1.0] * len(clients))
+    # binomial: five standard deviations
+    assert abs(len(out.failures) / 4000 - 0.3) < 5 * (0.21 / 4000) ** 0.5
+    assert {f.kind for f in out.failures} == {"dropout"}
+    assert out == faults.outcome(1, clients, [1.0] * len(clients))
+    assert out.clients != faults.outcome(2, clients, [1.0] * len(clients)).clients
+    assert sorted([*out.clients, *(f.client for f in out.failures)]) == clients
+
+
+def test_whether_a_client_drops_out_does_not_depend_on_who_else_was_chosen():
+    faults = Faults(dropout=0.5, seed=1)
+    whole = {f.client for f in faults.outcome(3, range(100), [1.0] * 100).failures}
+    part = {f.client for f in faults.outcome(3, range(0, 100, 3), [1.0] * 34).failures}
+    assert part == whole & set(range(0, 100, 3))
+
+
+def test_a_trace_says_who_is_absent():
+    faults = Faults(trace={2: frozenset({1, 5})})
+    assert faults.outcome(1, [1, 5, 6], [1.0] * 3).failures == ()
+    out = faults.outcome(2, [1, 5, 6], [1.0] * 3)
+    assert out.clients == (6,)
+    assert [(f.client, f.kind) for f in out.failures] == [(1, "dropout"), (5, "dropout")]
+
+
+def test_speeds_are_log_normal_and_belong_to_clients():
+    stragglers = Stragglers(sigma=0.5, seed=3)
+    logs = np.log([stragglers.speed(c) for c in range(4000)])
+    assert abs(logs.mean()) < 5 * 0.5 / 4000**0.5
+    assert abs(logs.std() - 0.5) < 5 * 0.5 / (2 * 4000) ** 0.5
+    assert stragglers.speed(7) == Stragglers(sigma=0.5, seed=3).speed(7)
+
+
+def test_late_clients_are_dropped_or_do_what_they_can():
+    clients, work = list(range(200)), [10.0] * 200
+    stragglers = Stragglers(sigma=1.0, deadline=1.0, late="drop", seed=0)
+    slow = {c for c in clients if stragglers.speed(c) < 1.0}
+    dropped = Faults(stragglers=stragglers).outcome(1, clients, work)
+    assert {f.client for f in dropped.failures} == slow
+    assert {f.kind for f in dropped.failures} == {"late"}
+    assert dropped.duration == 1.0
+    partial = Faults(stragglers=Stragglers(sigma=1.0, deadline=1.0, late="partial", seed=0)).outcome(1, clients, work)
+    for client, effort in partial.effort.items():
+        assert effort == pytest.approx(stragglers.speed(client))
+    assert {f.client for f in partial.failures} == {c for c in slow if stragglers.speed(c) < 0.1}
+    unlimited = Faults(stragglers=Stragglers(sigma=1.0, deadline=None, seed=0)).outcome(1, clients, work)
+    assert len(unlimited.clients) == 200
+    assert unlimited.duration == pytest.approx(1 / min(stragglers.speed(c) for c in clients))
+
+
+def test_the_private_names_of_flower_are_where_the_engine_expects_them():
+    """Fails loudly when a new Flower moves one: see fedmomentum/simulation/flower.py."""
+    flower.adopt_identity(1)
+    message = Message(RecordDict({"arrays": ArrayRecord()}), dst_node_id=0, message_type="train")
+    flower.stamp(message, "m1")
+    assert message.metadata.message_id == "m1"
+    answer = flower.reply(message, RecordDict())
+    assert answer.metadata.reply_to_message_id == "m1"
+    assert answer.metadata.src_node_id == 0
+    error = flower.error_reply(message, "why")
+    assert error.has_error() and error.error.reason == "why"
+    assert flower.empty_run(3).run_id == 3
+
+
+def test_records_keep_shapes_and_dtypes():
+    arrays = {"a": np.arange(6, dtype=np.float64).reshape(2, 3).T, "n": np.array(3, dtype=np.int64)}
+    back = flower.to_arrays(flower.to_record(arrays))
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(back[name], value)
+        assert back[name].dtype == value.dtype and back[name].shape == value.shape
