@@ -68,7 +68,9 @@ def read_folder(root: Path) -> dict[str, Array]:
     for prefix in ("", "test_"):
         images, labels = len(arrays[f"{prefix}x"]), len(arrays[f"{prefix}y"])
         if images != labels:
-            raise UserError(f"{root}: {FILES[f'{prefix}x']} holds {images} images, {FILES[f'{prefix}y']} {labels} labels")
+            raise UserError(
+                f"{root}: {FILES[f'{prefix}x']} holds {images} images, {FILES[f'{prefix}y']} {labels} labels"
+            )
     return arrays
 
 
@@ -142,5 +144,7 @@ def _read_cache(path: Path) -> dict[str, Array]:
             if str(stored["checksum"]) != digest(arrays):
                 raise ValueError("the arrays do not match the checksum stored beside them")
     except Exception as error:
-        raise UserError(f"{path}: the cached download is damaged ({error}); delete the file to download it anew") from error
+        raise UserError(
+            f"{path}: the cached download is damaged ({error}); delete the file to download it anew"
+        ) from error
     return arrays
