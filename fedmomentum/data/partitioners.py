@@ -200,4 +200,4 @@ def _shuffled(size: int, rng: np.random.Generator) -> IntArray:
 def _even(total: int, parts: int) -> IntArray:
     """Give ``parts + 1`` bounds that cut ``total`` things into parts whose sizes differ by one at most."""
     bounds = np.arange(parts + 1, dtype=np.int64) * total // parts
-    return np.asarray(bounds, index_type(total))
+    return bounds.astype(index_type(total), copy=False)
