@@ -90,12 +90,9 @@ def whole(where: str, option: str, value: object, *, least: int = 0, most: int |
     Raises:
         UserError: names the option, its value, and the range.
     """
-    if (
-        isinstance(value, numbers.Integral)
-        and not isinstance(value, bool)
-        and value >= least
-        and (most is None or value <= most)
-    ):
-        return int(value)
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        number = int(value)
+        if number >= least and (most is None or number <= most):
+            return number
     upper = "" if most is None else f" and <= {most}"
     raise UserError(f"{where}: {option} = {value!r} must be a whole number >= {least}{upper}")

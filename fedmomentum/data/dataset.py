@@ -47,7 +47,9 @@ class Dataset:
             if len(x) == 0:
                 raise UserError(f"data set '{self.name}': {part}x holds no examples; at least one is needed")
             if len(x) != len(y):
-                raise UserError(f"data set '{self.name}': {part}x has {len(x)} examples but {part}y has {len(y)} labels")
+                raise UserError(
+                    f"data set '{self.name}': {part}x has {len(x)} examples but {part}y has {len(y)} labels"
+                )
             if not np.issubdtype(y.dtype, np.integer):
                 raise UserError(f"data set '{self.name}': {part}y has dtype {y.dtype}; labels must be integers")
             low, high = int(y.min()), int(y.max())
@@ -113,7 +115,9 @@ def held_out(labels: Ints, fraction: float, seed: int) -> tuple[Ints, Ints]:
     size = len(labels)
     wanted = round(fraction * size)
     if not 0 < wanted < size:
-        raise UserError(f"test_fraction = {fraction} of {size} examples leaves {wanted} to test and {size - wanted} to train")
+        raise UserError(
+            f"test_fraction = {fraction} of {size} examples leaves {wanted} to test and {size - wanted} to train"
+        )
     order = stream(seed, "test split").permutation(size)
     classes = labels[order] if labels.ndim == 1 else np.zeros(size, np.int64)
     by_class = np.argsort(classes, kind="stable")

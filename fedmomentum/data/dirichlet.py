@@ -64,7 +64,11 @@ def dirichlet(
     alpha = real(here, "alpha", alpha, above=0)
     enough(here, len(labels), clients)
     most = len(labels) // clients
-    size = most if examples_per_client is None else whole(here, "examples_per_client", examples_per_client, least=1, most=most)
+    size = (
+        most
+        if examples_per_client is None
+        else whole(here, "examples_per_client", examples_per_client, least=1, most=most)
+    )
     rng = stream(seed, "partition dirichlet")
     _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     small = np.uint8 if len(counts) <= 1 << 8 else np.uint16 if len(counts) <= 1 << 16 else np.int32
@@ -105,7 +109,8 @@ def _draw_labels(block: NDArray[Any], log_q: Floats, uniforms: Floats, left: NDA
             labels += thresholds >= cumulative[:, k, None]
         rest = labels.reshape(-1)[done - row * size :]
         stop = len(rest)
-        for k in np.flatnonzero((left > 0) & (np.bincount(rest, minlength=len(left)) >= left)):
+        runs_out = (left > 0) & (np.bincount(rest, minlength=len(left)) >= left)
+        for k in np.flatnonzero(runs_out).tolist():
             stop = min(stop, int(np.flatnonzero(rest == k)[left[k] - 1]) + 1)
         flat[done : done + stop] = rest[:stop]
         left -= np.bincount(rest[:stop], minlength=len(left))
@@ -128,7 +133,7 @@ def dirichlet_per_class(
         clients: C.
         seed: of the stream "partition dirichlet per class".
         alpha: concentration of each client, > 0.
-        balance: a client that has N / C examples gets none of the later classes (p_k is renormalised).
+        balance: a client that has more than N / C examples gets none of the later classes (p_k is renormalised).
         min_examples: a client has this many at least; with 0 some clients may be empty.
 
     Raises:
@@ -150,7 +155,7 @@ def dirichlet_per_class(
     for count in counts:
         log_p = log_dirichlet(rng, alpha, (clients,))
         if balance:
-            log_p[sizes * clients >= len(labels)] = -np.inf
+            log_p[sizes * clients > len(labels)] = -np.inf
         parts = np.diff(apportion(log_p, int(count)), prepend=0)
         owners[by_class[start : start + count]] = np.repeat(np.arange(clients), parts)
         sizes += parts
@@ -162,7 +167,7 @@ def dirichlet_per_class(
 def apportion(log_weights: Floats, total: int) -> NDArray[np.int64]:
     """Give ``floor(total cumsum(w / sum w))``, the ends of C parts of ``total`` things; the last end is ``total``."""
     cumulative = np.cumsum(np.exp(log_weights - log_weights.max()))
-    ends = np.floor(cumulative * (total / cumulative[-1])).astype(np.int64)
+    ends: NDArray[np.int64] = np.floor(cumulative * (total / cumulative[-1])).astype(np.int64)
     # Clients behind the last positive weight get nothing, so each end from there on is the total itself.
     ends[cumulative == cumulative[-1]] = total
     return ends
@@ -173,7 +178,7 @@ def enough(here: str, examples: int, clients: int, least: int = 1) -> None:
     if least * clients > examples:
         each = "one" if least == 1 else str(least)
         raise UserError(
-            f"{here}: {clients} clients with at least {each} each need {least * clients} examples, there are {examples}; "
+            f"{here}: {clients} clients with {each} each at least need {least * clients} examples of {examples}; "
             f"at most {examples // least} clients can be made"
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,9 @@ def read_folder(root: Path) -> dict[str, Array]:
     for prefix in ("", "test_"):
         images, labels = len(arrays[f"{prefix}x"]), len(arrays[f"{prefix}y"])
         if images != labels:
-            raise UserError(f"{root}: {FILES[f'{prefix}x']} holds {images} images, {FILES[f'{prefix}y']} {labels} labels")
+            raise UserError(
+                f"{root}: {FILES[f'{prefix}x']} holds {images} images, {FILES[f'{prefix}y']} {labels} labels"
+            )
     return arrays
 
 
@@ -128,11 +131,15 @@ def _download() -> dict[str, Array]:
 
 
 def _write_cache(path: Path, arrays: dict[str, Array]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Written under another name and renamed, so that a broken download or a second process never leaves half a file.
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-        np.savez(part, checksum=np.array(digest(arrays)), **arrays)  # type: ignore[arg-type]
-    Path(part.name).replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            part = Path(folder) / path.name
+            np.savez(part, checksum=np.array(digest(arrays)), **arrays)  # type: ignore[arg-type]
+            part.replace(path)
+    except OSError as error:
+        warnings.warn(f"the download could not be kept in {path} ({error}); it will be repeated", stacklevel=4)
 
 
 def _read_cache(path: Path) -> dict[str, Array]:
@@ -142,5 +149,7 @@ def _read_cache(path: Path) -> dict[str, Array]:
             if str(stored["checksum"]) != digest(arrays):
                 raise ValueError("the arrays do not match the checksum stored beside them")
     except Exception as error:
-        raise UserError(f"{path}: the cached download is damaged ({error}); delete the file to download it anew") from error
+        raise UserError(
+            f"{path}: the cached download is damaged ({error}); delete the file to download it anew"
+        ) from error
     return arrays

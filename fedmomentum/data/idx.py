@@ -38,7 +38,9 @@ def read_idx(path: Path, *, axes: int | None = None) -> Array:
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read as an IDX file: {error}") from error
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in TYPES:
-        raise UserError(f"{path}: not an IDX file: it begins with {raw[:4].hex(' ')!r}, an IDX file of bytes with 00 00 08")
+        raise UserError(
+            f"{path}: not an IDX file: it begins with {raw[:4].hex(' ')!r}, an IDX file of bytes with 00 00 08"
+        )
     dtype, rank = np.dtype(TYPES[raw[2]]), raw[3]
     if axes is not None and rank != axes:
         raise UserError(f"{path}: the array has {rank} axes; {axes} are needed")

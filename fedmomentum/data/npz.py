@@ -44,7 +44,9 @@ def npz(*, path: str | Path, classes: int | None = None, test_fraction: float = 
         for client, file in enumerate(files):
             part = _with_test(file, _read(file), fraction, key(seed, "npz file", file=client))
             if "groups" in part:
-                raise UserError(f"{file}: groups: not in a folder of files, where each file is one client; leave it out")
+                raise UserError(
+                    f"{file}: groups: not in a folder of files, where each file is one client; leave it out"
+                )
             parts.append(part | {"groups": np.full(len(part["x"]), client, np.int64)})
         arrays = _pool(files, parts)
     elif place.is_file():
@@ -75,7 +77,9 @@ def _read(file: Path) -> dict[str, Array]:
         raise UserError(f"{file}: cannot be read as a .npz file: {error}") from error
     for name in ("x", "y"):
         if name not in arrays:
-            raise UserError(f"{file}: {name}: missing; the file has {', '.join(arrays) or 'no keys'}, x and y are needed")
+            raise UserError(
+                f"{file}: {name}: missing; the file has {', '.join(arrays) or 'no keys'}, x and y are needed"
+            )
     if ("test_x" in arrays) != ("test_y" in arrays):
         there, absent = ("test_x", "test_y") if "test_x" in arrays else ("test_y", "test_x")
         raise UserError(f"{file}: {absent}: missing, although there is {there}; give both or neither")
@@ -96,7 +100,9 @@ def _read(file: Path) -> dict[str, Array]:
 
 def _inputs(file: Path, name: str, x: Array) -> Array:
     if x.ndim < 2:
-        raise UserError(f"{file}: {name}: shape {list(x.shape)}; an axis of examples and one of features are needed: [N, ...]")
+        raise UserError(
+            f"{file}: {name}: shape {list(x.shape)}; an axis of examples and one of features are needed: [N, ...]"
+        )
     if len(x) == 0:
         raise UserError(f"{file}: {name}: shape {list(x.shape)} holds no examples; at least one is needed")
     if x.dtype == np.uint8:
@@ -143,7 +149,7 @@ def _pool(files: list[Path], parts: list[dict[str, Array]]) -> dict[str, Array]:
         for name in ("x", "y", "test_x", "test_y"):
             if part[name].shape[1:] != first[name].shape[1:] or part[name].dtype != first[name].dtype:
                 raise UserError(
-                    f"{file}: {name}: {part[name].dtype} examples of shape {list(part[name].shape[1:])}; {files[0].name} "
-                    f"has {first[name].dtype} {list(first[name].shape[1:])}, and all files must agree"
+                    f"{file}: {name}: {part[name].dtype} examples of shape {list(part[name].shape[1:])}; "
+                    f"{files[0].name} has {first[name].dtype} {list(first[name].shape[1:])}, and all files must agree"
                 )
     return {name: np.concatenate([part[name] for part in parts]) for name in first}

@@ -69,7 +69,7 @@ class Partition:
         return len(self.offsets) - 1
 
 
-def index_type(size: int) -> type[np.int32] | type[np.int64]:
+def index_type(size: int) -> type[np.signedinteger[Any]]:
     """Give the narrowest of int32 and int64 that can count to ``size``."""
     return np.int32 if size <= np.iinfo(np.int32).max else np.int64
 

@@ -72,7 +72,8 @@ def quantity(
 ) -> Partition:
     """Deal examples out at random in unequal numbers: label distributions are iid, sizes are not. Complete.
 
-        size_c - min_examples  =  (N - C min_examples) w_c,   w ~ Dir(alpha, ..., alpha)   or   w_c ~ LogNormal(0, sigma)
+        size_c = min_examples + (N - C min_examples) w_c / sum w
+        w ~ Dir(alpha, ..., alpha)   or   w_c ~ LogNormal(0, sigma)
 
     Args:
         examples: N.
@@ -160,7 +161,7 @@ def partition(
         labels: ``[N]`` classes, or ``[N, T]`` for sequences (which only iid, quantity and natural can split).
         groups: ``[N]`` natural clients, for "natural".
         clients: C; may be None for "natural".
-        seed: equal seeds give equal partitions on every machine.
+        seed: equal seeds give equal partitions.
         options: what the partitioner takes.
 
     Raises:
@@ -198,4 +199,5 @@ def _shuffled(size: int, rng: np.random.Generator) -> IntArray:
 
 def _even(total: int, parts: int) -> IntArray:
     """Give ``parts + 1`` bounds that cut ``total`` things into parts whose sizes differ by one at most."""
-    return (np.arange(parts + 1, dtype=np.int64) * total // parts).astype(index_type(total))
+    bounds = np.arange(parts + 1, dtype=np.int64) * total // parts
+    return bounds.astype(index_type(total), copy=False)

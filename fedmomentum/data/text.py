@@ -13,9 +13,7 @@ from fedmomentum.errors import UserError
 _HERE = "data set 'text'"
 
 
-def text(
-    *, path: str | Path, sequence_length: int = 80, groups: int = 10, test_fraction: float = 0.2
-) -> Dataset:
+def text(*, path: str | Path, sequence_length: int = 80, groups: int = 10, test_fraction: float = 0.2) -> Dataset:
     """Give a text as sequences of characters, ``x[i, t]`` the character and ``y[i, t]`` the one that follows it.
 
     The text is cut into sequences that do not overlap, and these into contiguous chunks of equal number (up to one):

@@ -1,0 +1,156 @@
+"""The federated view of a data set, which every worker holds: shared arrays, and index ranges in place of copies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from fedmomentum.data.arguments import real
+from fedmomentum.data.dataset import Array, Dataset
+from fedmomentum.data.partition import IntArray, Partition
+from fedmomentum.data.shift import FeatureShift
+from fedmomentum.errors import UserError
+from fedmomentum.streams import stream
+
+
+@dataclass(frozen=True, eq=False)
+class FederatedData:
+    """One data set split over C clients; build it with ``FederatedData.build``.
+
+    Plain arrays and small numbers: Ray shares one copy a machine, and the arrays may be read-only. Nothing is computed
+    for a client before it is asked for, so a million registered clients cost their offsets and sizes, 8 bytes each.
+
+    Args:
+        name: of the data set.
+        x: ``[N, *shape]``.
+        y: ``[N]`` or ``[N, T]``.
+        test_x: the central test set, which no shift touches.
+        test_y: its labels.
+        classes: how many.
+        partition: which examples each client holds.
+        validation: part of each client's examples that are held out for its own validation.
+        shift: each client's lens; None for none.
+        seed: of the stream "validation".
+    """
+
+    name: str
+    x: Array
+    y: Array
+    test_x: Array
+    test_y: Array
+    classes: int
+    partition: Partition
+    validation: float = 0.0
+    shift: FeatureShift | None = None
+    seed: int = 0
+
+    @classmethod
+    def build(
+        cls,
+        dataset: Dataset,
+        partition: Partition,
+        *,
+        validation: float = 0.0,
+        shift: FeatureShift | None = None,
+        seed: int = 0,
+    ) -> FederatedData:
+        """Join a data set and a partition of its training examples.
+
+        Args:
+            dataset: whose arrays are shared, not copied.
+            partition: its examples must be examples of the data set, each at most once.
+            validation: in [0, 1). Of n examples ``round(validation n)`` are held out, but one stays to train on.
+            shift: each client's lens.
+            seed: decides which examples are held out.
+
+        Raises:
+            UserError: a value is out of range, the partition is not one of this data set, or the shift does not suit
+                its inputs.
+        """
+        real("federated data", "validation", validation, least=0, below=1)
+        size, order = len(dataset.x), partition.order
+        if len(order) and (order.min() < 0 or order.max() >= size):
+            raise UserError(
+                f"the partition has examples from {order.min()} to {order.max()}; "
+                f"data set '{dataset.name}' has 0 .. {size - 1}"
+            )
+        taken = np.zeros(size, bool)
+        taken[order] = True
+        if np.count_nonzero(taken) != len(order):
+            repeated = int(np.argmax(np.bincount(order)))
+            raise UserError(f"the partition gives example {repeated} to more than one place; each can have one client")
+        if shift is not None:
+            shift.check(dataset.name, dataset.x)
+        return cls(
+            dataset.name, dataset.x, dataset.y, dataset.test_x, dataset.test_y, dataset.classes, partition,
+            float(validation), shift, seed,
+        )  # fmt: skip
+
+    @property
+    def clients(self) -> int:
+        """C, the number of registered clients."""
+        return len(self.partition)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example, without the leading axis."""
+        return self.x.shape[1:]
+
+    @cached_property
+    def sizes(self) -> IntArray:
+        """Training examples of every client, ``[C]``."""
+        held = self.partition.sizes
+        return held if self.validation == 0 else held - self._validation_sizes(held)
+
+    def train_indices(self, client: int) -> IntArray:
+        """Give the numbers of a client's training examples.
+
+        Raises:
+            IndexError: there is no such client.
+        """
+        held = self.partition.indices(client)
+        return held if self.validation == 0 else held[~self._is_validation(client, len(held))]
+
+    def validation_indices(self, client: int) -> IntArray:
+        """Give the numbers of a client's validation examples; the same at every call.
+
+        Raises:
+            IndexError: there is no such client.
+        """
+        held = self.partition.indices(client)
+        return held[:0] if self.validation == 0 else held[self._is_validation(client, len(held))]
+
+    def train_arrays(self, client: int) -> tuple[Array, Array]:
+        """Give x ``[n, *shape]`` and y of a client's training examples, as the client sees them.
+
+        Raises:
+            IndexError: there is no such client.
+        """
+        return self._seen(client, self.train_indices(client))
+
+    def validation_arrays(self, client: int) -> tuple[Array, Array]:
+        """Give x and y of a client's validation examples, through the same lens as its training examples.
+
+        Raises:
+            IndexError: there is no such client.
+        """
+        return self._seen(client, self.validation_indices(client))
+
+    def _seen(self, client: int, examples: IntArray) -> tuple[Array, Array]:
+        x = self.x[examples]
+        if self.shift is not None:
+            x = self.shift.apply(x, client=client, examples=examples)
+        return x, self.y[examples]
+
+    def _validation_sizes(self, held: IntArray) -> IntArray:
+        wanted = np.rint(self.validation * held).astype(held.dtype)
+        most = np.maximum(held - 1, 0)
+        return np.asarray(np.minimum(wanted, most))
+
+    def _is_validation(self, client: int, held: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        chosen = np.zeros(held, bool)
+        count = int(self._validation_sizes(np.array([held]))[0])
+        chosen[stream(self.seed, "validation", client=client).choice(held, count, replace=False, shuffle=False)] = True
+        return chosen
