@@ -18,7 +18,7 @@ class Examples:
     def __init__(self, data: FederatedData, device: str) -> None:
         """Take the data; nothing is copied on a CPU."""
         self.data, self.device = data, device
-        self._x, self._y = _resident(data.dataset.x, device), _resident(data.dataset.y, device)
+        self._x, self._y = _resident(data.x, device), _resident(data.y, device)
 
     def count(self, client: int) -> int:
         """Give the number of training examples of a client."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.vectorize import choose
 from fedmomentum.clients.worker import Worker
-from fedmomentum.data import Dataset, FeatureShift, FederatedData, load, partition
+from fedmomentum.data import DATASETS, Dataset, FeatureShift, FederatedData, load, partition
 from fedmomentum.errors import UserError
 from fedmomentum.optim import make_rule
 from fedmomentum.optim.schedules import make_schedule
@@ -38,6 +39,7 @@ class Federation:
 
     scenario: FederatedScenario
     data: FederatedData
+    checksum: str
     spec: ClientSpec
     network: Network
     strategy: Strategy
@@ -54,8 +56,7 @@ class Federation:
         if settings.every == 0 or (server_round % settings.every and not last):
             return None
         self.network.load({n: torch.from_numpy(a.copy()) for n, a in flower.to_arrays(arrays).items()})
-        dataset = self.data.dataset
-        x, y = torch.from_numpy(np.asarray(dataset.test_x)), torch.from_numpy(np.asarray(dataset.test_y))
+        x, y = torch.from_numpy(self.data.test_x), torch.from_numpy(self.data.test_y)
         return evaluate(self.network, x.to(self.spec.device), y.to(self.spec.device), batch_size=settings.batch_size)
 
     def grid(self, executor: Executor) -> SimulationGrid:
@@ -77,11 +78,11 @@ class Federation:
             "parameters": sum(p.numel() for p in self.network.params.values()),
             "clients": self.data.clients,
             "train_examples": int(np.asarray(self.data.sizes).sum()),
-            "test_examples": len(self.data.dataset.test_y),
+            "test_examples": len(self.data.test_y),
             "vectorize": "stacked" if stacked else "one by one",
             "vectorize_reason": reason,
             "device": self.spec.device,
-            "data_checksum": self.data.dataset.checksum,
+            "data_checksum": self.checksum,
         }
 
 
@@ -90,14 +91,17 @@ def options(model: Any, *leave_out: str) -> dict[str, Any]:
     return {k: v for k, v in model.model_dump(exclude={"name", *leave_out}).items() if v is not None}
 
 
-def build_data(scenario: FederatedScenario, cache: dict[str, Dataset] | None = None) -> FederatedData:
-    """Load the data set and give each client its part."""
+def build_data(
+    scenario: FederatedScenario, cache: dict[str, Dataset] | None = None
+) -> tuple[FederatedData, str]:
+    """Load the data set, give each client its part, and give the data set's checksum."""
     settings = scenario.data
     wanted = options(settings, "partition", "validation", "shift")
     key = f"{settings.name}:{sorted(wanted.items())}:{scenario.seed}"
     cache = cache if cache is not None else {}
     if key not in cache:
-        cache[key] = load(settings.name, seed=scenario.seed, **wanted)
+        seeded = "seed" in inspect.signature(DATASETS[settings.name]).parameters
+        cache[key] = load(settings.name, **wanted, **({"seed": scenario.seed} if seeded else {}))
     dataset = cache[key]
     parts = options(settings.partition)
     split = partition(
@@ -110,22 +114,18 @@ def build_data(scenario: FederatedScenario, cache: dict[str, Dataset] | None = N
     )
     shift = settings.shift
     moved = shift is not None and any(options(shift).values())
-    return FederatedData.build(
-        dataset,
-        split,
-        validation=settings.validation,
-        shift=FeatureShift(**options(shift), seed=scenario.seed) if moved else None,
-        seed=scenario.seed,
-    )
+    lens = FeatureShift(**options(shift), seed=scenario.seed) if moved else None
+    data = FederatedData.build(dataset, split, validation=settings.validation, shift=lens, seed=scenario.seed)
+    return data, dataset.checksum
 
 
 def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) -> ClientSpec:
     """Give what every client of the scenario does."""
-    client, dataset = scenario.client, data.dataset
+    client = scenario.client
     model = ModelSpec(
         name=scenario.model.name,
-        input_shape=tuple(dataset.x.shape[1:]),
-        classes=dataset.classes,
+        input_shape=tuple(data.x.shape[1:]),
+        classes=data.classes,
         seed=scenario.seed,
         options=options(scenario.model, "options") | dict(getattr(scenario.model, "options", None) or {}),
     )
@@ -257,11 +257,11 @@ def build(scenario: FederatedScenario, *, datasets: dict[str, Dataset] | None = 
     Raises:
         UserError: something that the scenario names does not exist or does not fit.
     """
-    data = build_data(scenario, datasets)
+    data, checksum = build_data(scenario, datasets)
     spec = build_spec(scenario, data, choose_device(scenario))
     network = Network(spec.model, spec.device)
     choose(network.module, spec.vectorize, spec.device)
-    return Federation(scenario, data, spec, network, build_strategy(scenario, data, network), build_faults(scenario))
+    return Federation(scenario, data, checksum, spec, network, build_strategy(scenario, data, network), build_faults(scenario))
 
 
 def build_executor(federation: Federation) -> Executor:

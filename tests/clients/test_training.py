@@ -193,7 +193,7 @@ def test_fedprox(vectorize):
     data = federation()
     run = lambda **s: Worker(spec(vectorize=vectorize, optimizer=RULES["sgd"], **s), data).run(train_task([0, 3]), records(spec()))  # noqa: E731
     plain, zero = run(), run(method="fedprox", method_options={"mu": 0.0})
-    pulled = run(method="fedprox", method_options={"mu": 5.0})
+    pulled = run(method="fedprox", method_options={"mu": 9.0})
     start = records(spec())["arrays"]
     for a, b, c in zip(plain.each, zero.each, pulled.each, strict=True):
         close(a["arrays"], b["arrays"], 1e-6)
