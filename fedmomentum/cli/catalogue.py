@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedmomentum.cli import OK
-from fedmomentum.cli.progress import number
 from fedmomentum.cli.summary import last_value, score
 from fedmomentum.cli.table import table
+from fedmomentum.report.numbers import number
 from fedmomentum.runs import list_runs
 
 PLACES: Mapping[str, tuple[str, ...]] = {
@@ -52,10 +52,10 @@ def runs(out: str) -> str:
     for run in list_runs(out):
         series = run.series
         metric = score(series)
-        values = [
-            f"{arm} {number(last_value(part, metric))}".strip() for arm, part in series.items() if part and metric
-        ]
-        result = f"{metric} {', '.join(values)}" if metric else ""
+        result = ""
+        if metric is not None:
+            last = {arm: number(last_value(part, metric)) for arm, part in series.items() if part}
+            result = f"{metric} " + ", ".join(f"{arm} {value}".strip() for arm, value in last.items())
         rows.append([str(run.path), str(run.status.get("status", "")), result])
     return table(["run", "status", "result"], rows, left=3) if rows else f"no runs in {out}"
 
@@ -64,12 +64,8 @@ def names(schema: Mapping[str, Any], place: tuple[str, ...]) -> dict[str, str]:
     """Give the allowed values of ``<place>.name`` in a JSON schema, each with the first sentence said about it."""
     nodes: list[Mapping[str, Any]] = [schema]
     for key in place:
-        nodes = [
-            part["properties"][key]
-            for node in nodes
-            for part in _parts(schema, node)
-            if key in part.get("properties", {})
-        ]
+        holders = [part.get("properties", {}) for node in nodes for part in _parts(schema, node)]
+        nodes = [properties[key] for properties in holders if key in properties]
     found: dict[str, str] = {}
     for node in nodes:
         for part in _parts(schema, node):

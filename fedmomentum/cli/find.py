@@ -8,6 +8,6 @@ from fedmomentum import scenario
 
 
 def find(name: str) -> Path:
-    """Give the file of that name, else the shipped scenario of that name, else the name as a path (for a good error)."""
+    """Give the file of that name, else the shipped scenario of that name, else the name as it is, for the error."""
     path = Path(name)
     return path if path.exists() else Path(scenario.shipped().get(name, path))

@@ -16,8 +16,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedmomentum.cli.progress import ArmProgress, Progress, duration, number
-from fedmomentum.events import End, RoundEnd, Start
+from fedmomentum.cli.progress import ArmProgress, Progress
+from fedmomentum.events import End, Start
+from fedmomentum.report.numbers import duration, number
 
 MARKS = {"waiting": " ", "running": ">", "finished": "+", "interrupted": "!", "failed": "x"}
 COLOURS = {"waiting": "bright_black", "running": "bold", "finished": "", "interrupted": "yellow", "failed": "red"}
@@ -45,10 +46,6 @@ class LivePanel(Progress):
         super().start(event)
         self._live.refresh()
 
-    def round_end(self, event: RoundEnd) -> None:
-        """Note what a round gave; the panel draws itself at its own pace."""
-        super().round_end(event)
-
     def end(self, event: End) -> None:
         """Note what became of an arm, and draw."""
         super().end(event)
@@ -73,7 +70,7 @@ class LivePanel(Progress):
         names = any(self.arms)
         table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(8, self._console.width // 3))
         for justify in ("left", "right", "right", "left", "right", "right", "right"):
-            table.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]
+            table.add_column(justify=justify, no_wrap=True)
         heads = ["arm" if names else "", "", "round", "accuracy", "", "loss", "clients/s", "time left"]
         table.add_row(*(Text(head, style="bright_black") for head in heads))
         shown, hidden = self._window()
@@ -123,7 +120,7 @@ class LivePanel(Progress):
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """Draw values in at most ``width`` characters, each the mean of an equal share, from 0 to the highest; NaN is a space."""
+    """Draw values from 0 to the highest in at most ``width`` characters, each the mean of an equal share; NaN is blank."""
     if not values:
         return ""
     width = min(width, len(values))

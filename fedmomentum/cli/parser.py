@@ -48,15 +48,13 @@ def build_parser() -> argparse.ArgumentParser:
     validate = add("validate", "validate", "check scenarios without running them", override, debug)
     validate.add_argument("scenarios", nargs="+", metavar="SCENARIO", help="YAML files or names of shipped scenarios")
 
-    listing = add(
-        "list", "catalogue", "list what there is: scenarios, runs, or the names that a scenario can use", debug
-    )
+    listing = add("list", "catalogue", "list scenarios, runs, or the names that a scenario can use", debug)
     listing.add_argument("kind", nargs="?", choices=KINDS, default="scenarios", help="default: %(default)s")
     listing.add_argument("--out", default="runs", metavar="FOLDER", help="where run folders are (default: %(default)s)")
 
     show = add("show", "show", "print a scenario with every default filled in, or what a run gave", override, debug)
     show.add_argument("what", metavar="SCENARIO|RUN", help="a scenario (file or shipped name) or a run folder")
     show.add_argument(
-        "--rows", type=int, default=5, metavar="N", help="last rows to print of a run (default: %(default)s)"
+        "--rows", type=int, default=5, metavar="N", help="rounds of a run to print (default: %(default)s)"
     )
     return parser

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from fedmomentum.events import End, RoundEnd, Start
+from fedmomentum.report.numbers import duration, number
 
 
 @dataclass
@@ -114,24 +114,3 @@ class Lines(Progress):
         if arm.remaining:
             words.append(f"ETA {duration(arm.remaining)}")
         print("  ".join([event.arm, *words] if event.arm else words), file=self._stream, flush=True)
-
-
-def number(value: float | None) -> str:
-    """Write a measured value as people read it: three decimals, three digits where those would hide it, ``-`` for none."""
-    if value is None:
-        return "-"
-    if math.isfinite(value) and (value == 0 or 0.01 <= abs(value) < 1000):
-        return f"{value:.3f}"
-    return f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """Write a time as people read it: ``0.4 s``, ``34 s``, ``2 min 05 s``, ``3 h 07 min``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -22,14 +22,13 @@ ENVIRONMENT = {
 
 
 def hush() -> None:
-    """Silence Flower and Ray below errors; call it before they are imported. What the user's environment says goes first."""
+    """Silence Flower and Ray below errors, before they are imported; what the user's environment says goes first."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Both set the levels of their loggers when imported, so a level set now would not last; a filter does.
     for name in ("flwr", "ray"):
         logging.getLogger(name).addFilter(_errors_only)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray(\.|$)")
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 
 def _errors_only(record: logging.LogRecord) -> bool:

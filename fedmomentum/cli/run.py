@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TextIO
 
 from fedmomentum import scenario
@@ -28,19 +30,15 @@ def command(args: argparse.Namespace) -> int:
         hush()
     stream = sys.stderr if args.json else sys.stdout
     title = loaded.scenario.question or loaded.scenario.name
-    with stdout_to_stderr() if args.json else nullcontext():
+    with stdout_to_stderr() if args.json else nullcontext(), sigterm_as_interrupt():
         from fedmomentum import api
 
-        with watch(stream, title, [arm.name for arm in loaded.arms], quiet=args.quiet) as progress:
-            try:
+        try:
+            with watch(stream, title, [arm.name for arm in loaded.arms], quiet=args.quiet) as progress:
                 result = api.run(path, overrides=args.overrides, out=args.out, listeners=[progress])
-            except BaseException as error:
-                stopped = error
-            else:
-                stopped = None
-        if stopped is not None:
-            say_what_was_kept(args.out, stopped)
-            raise stopped
+        except BaseException:
+            say_what_was_kept(args.out)
+            raise
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if args.json:
@@ -68,9 +66,21 @@ def watch(stream: TextIO, title: str, arms: Sequence[str], *, quiet: bool) -> Pr
     return Lines(stream, arms)
 
 
-def say_what_was_kept(out: str, error: BaseException) -> None:
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Take the signal of a batch system or a container that wants us gone like Ctrl-C: finish cleanly."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def say_what_was_kept(out: str) -> None:
     """Name the run folder of this process, if it had come to have one when it was stopped."""
     mine = next((run for run in list_runs(out) if run.status.get("pid") == os.getpid()), None)
     if mine is not None:
-        verb = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
-        print(f"{verb} after {len(mine.metrics)} recorded rounds, kept in {mine.path}", file=sys.stderr)
+        print(f"{len(mine.metrics)} rows of metrics are kept in {mine.path}", file=sys.stderr)

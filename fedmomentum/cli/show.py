@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fedmomentum.cli import OK
-from fedmomentum.cli.progress import duration, number
 from fedmomentum.cli.summary import best_value, find_pictures, headline, last_value
 from fedmomentum.cli.table import table
+from fedmomentum.report.numbers import duration, number
 from fedmomentum.runs import Run, load_run, loading_snippet
 from fedmomentum.runs.folder import MODEL
 

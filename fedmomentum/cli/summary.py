@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from fedmomentum.cli.progress import duration, number
+from fedmomentum.report.numbers import duration, number
 
 if TYPE_CHECKING:
     from fedmomentum.api import Result
@@ -48,7 +48,7 @@ def seconds(arms: Arms) -> float:
 
 
 def headline(arms: Arms, *, status: str = "finished", name: str = "") -> str:
-    """Say in one sentence what happened: ``FedAvgM reached accuracy 0.912 after 60 rounds; FedAvg 0.843 (34 s, ...)``."""
+    """Say in one sentence what happened: ``FedAvgM reached accuracy 0.912 after 60 rounds; FedAvg 0.843 (...)``."""
     metric = score(arms)
     updates, failures = int(total(arms, "replies")), int(total(arms, "failures"))
     cost = f"({duration(seconds(arms))}, {_count(updates, 'client update')}, {_count(failures, 'failure')})"
@@ -68,9 +68,7 @@ def headline(arms: Arms, *, status: str = "finished", name: str = "") -> str:
         done = int(begun[arm][-1]["round"])
         words.append(f"{arm} {number(values[arm])}" + (f" after {done}" if done != rounds else ""))
     if len(ranked) > MOST_ARMS:
-        words.append(
-            f"{len(ranked) - MOST_ARMS} more arms below" if metric == "accuracy" else f"{len(ranked) - MOST_ARMS} more"
-        )
+        words.append(f"{len(ranked) - MOST_ARMS} more arms")
     return f"{prefix}{'; '.join(words)} {cost}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Align cells in columns, the first ``left`` of them to the left and the others to the right; empty heads are kept."""
+    """Align cells in columns, the first ``left`` of them to the left and the others to the right."""
     grid = [list(heads), *(list(row) for row in rows)]
     widths = [max(len(row[column]) for row in grid) for column in range(len(heads))]
     lines = []
