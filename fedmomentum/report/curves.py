@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fedmomentum.report.figure import PALETTE, figure, head, save, style
+from fedmomentum.report.numbers import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,11 +141,6 @@ def _label(curve: Curve) -> str:
         after = curve.rounds[curve.rounds.index(curve.last[0]) + 1]
         return f"{curve.name}  diverged in round {after:g}".strip()
     return f"{curve.name}  {number(curve.last[1])}".strip()
-
-
-def number(value: float) -> str:
-    """Write a measured value as people read it: three decimals, or three digits where that would hide it."""
-    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.3g}"
 
 
 def _scale(axes: Axes, curves: Sequence[Curve], metric: str) -> None:

@@ -26,7 +26,7 @@ class Recorder:
         """Open the arm; rows of rounds that are about to be done again (after a resume) are dropped."""
         folder = self._arms[event.arm] = self._folder.arm(event.arm)
         for table in (METRICS, CLIENTS, FAILURES):
-            keep_rows(folder.path / table, lambda row: row["round"] < event.first_round)
+            keep_rows(folder.path / table, lambda row: event.first_round > 1 and row["round"] < event.first_round)
         folder.set_status(
             "running", rounds=event.rounds, rounds_done=event.first_round - 1, facts=dict(event.facts) or None
         )

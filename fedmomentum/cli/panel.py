@@ -1,0 +1,134 @@
+"""The live panel: a line an arm, with its curve so far."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.box import ROUNDED
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fedmomentum.cli.progress import ArmProgress, Progress
+from fedmomentum.events import End, Start
+from fedmomentum.report.numbers import duration, number
+
+MARKS = {"waiting": " ", "running": ">", "finished": "+", "interrupted": "!", "failed": "x"}
+COLOURS = {"waiting": "bright_black", "running": "bold", "finished": "", "interrupted": "yellow", "failed": "red"}
+
+
+class LivePanel(Progress):
+    """Shows every arm of a run in place, four times a second."""
+
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        arms: Iterable[str] = (),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the console to draw on and a title: the question that the run asks."""
+        super().__init__(arms, clock=clock)
+        self._title = title
+        self._console = console
+        self._live = Live(console=console, get_renderable=self.render, refresh_per_second=4, redirect_stdout=True)
+
+    def start(self, event: Start) -> None:
+        """Note that an arm begins, and draw."""
+        super().start(event)
+        self._live.refresh()
+
+    def end(self, event: End) -> None:
+        """Note what became of an arm, and draw."""
+        super().end(event)
+        self._live.refresh()
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the last state on the screen."""
+        self._live.__exit__(kind, error, trace)
+
+    def render(self) -> RenderableType:
+        """Draw the panel for the console's present width and height."""
+        wide = self._console.width >= 100
+        unicode = self._console.encoding.startswith("utf")
+        table = Table.grid(padding=(0, 2), expand=False)
+        names = any(self.arms)
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(8, self._console.width // 3))
+        for justify in ("left", "right", "right", "left", "right", "right", "right"):
+            table.add_column(justify=justify, no_wrap=True)
+        heads = ["arm" if names else "", "", "round", "accuracy", "", "loss", "clients/s", "time left"]
+        table.add_row(*(Text(head, style="bright_black") for head in heads))
+        shown, hidden = self._window()
+        for arm in shown:
+            table.add_row(*self._row(arm, wide, unicode))
+        if hidden:
+            table.add_row(Text(f"and {hidden} more", style="bright_black"))
+        facts = "  ".join(f"{key.replace('_', ' ')} {value}" for key, value in self.facts.items() if _plain(value))
+        return Panel(
+            table,
+            title=Text(self._title),
+            title_align="left",
+            subtitle=Text(facts, style="bright_black", overflow="ellipsis"),
+            subtitle_align="left",
+            box=ROUNDED,
+            border_style="bright_black",
+            expand=False,
+        )
+
+    def _window(self) -> tuple[list[ArmProgress], int]:
+        """Choose the arms that fit the screen, the running one among the last of them."""
+        arms = list(self.arms.values())
+        room = max(1, self._console.height - 6)
+        if len(arms) <= room:
+            return arms, 0
+        running = next((i for i, arm in enumerate(arms) if arm.status in ("running", "waiting")), len(arms) - 1)
+        first = min(max(0, running - room + 2), len(arms) - room)
+        return arms[first : first + room], len(arms) - room
+
+    def _row(self, arm: ArmProgress, wide: bool, unicode: bool) -> list[RenderableType]:
+        style = COLOURS[arm.status]
+        if arm.status == "running":
+            time_left = duration(arm.remaining) if arm.remaining is not None else ""
+        else:
+            time_left = f"{arm.status} {duration(arm.seconds)}" if arm.status != "waiting" else ""
+        failures = f" ({arm.failures} failed)" if arm.failures else ""
+        return [
+            Text(f"{MARKS[arm.status]} {arm.name}".rstrip(), style=style),
+            ProgressBar(total=max(1, arm.rounds), completed=max(0, arm.done), width=20 if wide else 8),
+            Text(f"{arm.done}/{arm.rounds}" if arm.rounds else ""),
+            Text(number(arm.latest["accuracy"]) if "accuracy" in arm.latest else "", style="bold"),
+            Text(sparkline(arm.accuracies, 16) if wide and unicode else "", style="cyan"),
+            Text(number(arm.latest["loss"]) if "loss" in arm.latest else ""),
+            Text((f"{arm.rate:.3g}" if arm.rate is not None else "") + failures),
+            Text(time_left, style=style),
+        ]
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Draw values from 0 to the highest in at most ``width`` characters, each the mean of an equal share; NaN is blank."""
+    if not values:
+        return ""
+    width = min(width, len(values))
+    shares = [values[i * len(values) // width : (i + 1) * len(values) // width] for i in range(width)]
+    means = [math.fsum(share) / len(share) if all(map(math.isfinite, share)) else math.nan for share in shares]
+    top = max((m for m in means if m > 0), default=1.0)
+    return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * max(0.0, m) / top))] if math.isfinite(m) else " " for m in means)
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool) and len(str(value)) <= 24

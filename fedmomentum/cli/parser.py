@@ -1,0 +1,60 @@
+"""What the command line accepts; imports nothing that the commands need."""
+
+from __future__ import annotations
+
+import argparse
+
+from fedmomentum import __version__
+
+KINDS = ("scenarios", "runs", "data", "partitions", "models", "strategies", "optimizers")
+"""What ``fedmomentum list`` can list."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser; ``args.module`` names the module whose ``command(args)`` does the work."""
+    parser = argparse.ArgumentParser(
+        prog="fedmomentum",
+        description="Federated learning simulation about momentum, driven by YAML scenarios.",
+        epilog="Start with: fedmomentum run quickstart",
+    )
+    parser.add_argument("--version", action="version", version=f"fedmomentum {__version__}")
+    parser.set_defaults(module=None, debug=False)
+
+    debug = argparse.ArgumentParser(add_help=False)
+    debug.add_argument("--debug", action="store_true", help="show tracebacks, and what Flower and Ray have to say")
+    override = argparse.ArgumentParser(add_help=False)
+    override.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change one setting of the scenario, as in --set client.optimizer.lr=0.1; may be given several times",
+    )
+
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, module: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", parents=parents)
+        command.set_defaults(module=f"fedmomentum.cli.{module}")
+        return command
+
+    run = add("run", "run", "run a scenario and keep what it gave in a run folder", override, debug)
+    run.add_argument("scenario", metavar="SCENARIO", help="a YAML file, or the name of a shipped scenario")
+    run.add_argument("--out", default="runs", metavar="FOLDER", help="where run folders go (default: %(default)s)")
+    run.add_argument("--quiet", action="store_true", help="print only the last lines")
+    run.add_argument("--json", action="store_true", help="print one JSON object at the end, progress to stderr")
+
+    validate = add("validate", "validate", "check scenarios without running them", override, debug)
+    validate.add_argument("scenarios", nargs="+", metavar="SCENARIO", help="YAML files or names of shipped scenarios")
+
+    listing = add("list", "catalogue", "list scenarios, runs, or the names that a scenario can use", debug)
+    listing.add_argument("kind", nargs="?", choices=KINDS, default="scenarios", help="default: %(default)s")
+    listing.add_argument("--out", default="runs", metavar="FOLDER", help="where run folders are (default: %(default)s)")
+
+    show = add("show", "show", "print a scenario with every default filled in, or what a run gave", override, debug)
+    show.add_argument("what", metavar="SCENARIO|RUN", help="a scenario (file or shipped name) or a run folder")
+    show.add_argument(
+        "--rows", type=int, default=5, metavar="N", help="rounds of a run to print (default: %(default)s)"
+    )
+    return parser

@@ -1,0 +1,26 @@
+"""Measured values and times as people read them, in pictures and on the screen alike."""
+
+from __future__ import annotations
+
+import math
+
+
+def number(value: float | None) -> str:
+    """Write a value with three decimals, with three digits where those would hide it, and none as ``-``."""
+    if value is None:
+        return "-"
+    if math.isfinite(value) and (value == 0 or 0.01 <= abs(value) < 1000):
+        return f"{value:.3f}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time: ``0.4 s``, ``34 s``, ``2 min 05 s``, ``3 h 07 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
