@@ -206,9 +206,9 @@ class _Run:
         if self.executor is not None:
             self.executor.close()
         if self._owns_ray:
-            import ray
+            from fedmomentum.simulation.ray_executor import stop_ray
 
-            ray.shutdown()
+            stop_ray()
 
 
 class _Rows:
