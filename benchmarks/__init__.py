@@ -1,1 +1,1 @@
-"""Benchmarks: each is one command, compares against peers or a limit in the same run, and reports medians and ratios."""
+"""Benchmarks: each is one command that compares with peers or a limit in the same run: medians and ratios."""

@@ -1,9 +1,9 @@
 """Milliseconds a client and round on workload W, ours beside Flower's simulation and a bare torch loop, in one run.
 
-``python -m benchmarks.engine [--models lin mlp cnn] [--repeats 1] [--json FILE]``. Every column runs in a process of its own; columns
-alternate within a repeat so that drift of the machine hits all of them. Reported: the median over rounds (the first two left
-out) and repeats; the ratio to the bare loop; the time from starting the process to the end of round 1; the peak of
-proportional memory (PSS) over all processes of the column.
+``python -m benchmarks.engine [--models lin mlp cnn] [--repeats 1] [--json FILE]``. Every column runs in a process of
+its own; columns alternate within a repeat so that drift of the machine hits all of them. Reported: the median over
+rounds (the first two left out) and repeats; the ratio to the bare loop; the time from starting the process to the end
+of round 1; the peak of proportional memory (PSS) over all processes of the column.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found.setdefault(model, {}).setdefault(column, []).append(measure(column, model, ROUNDS[model]))
     rows = {
         model: {
-            column: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for column, runs in columns.items()
+            column: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+            for column, runs in columns.items()
         }
         for model, columns in found.items()
     }

@@ -1,4 +1,5 @@
-"""Workload W: 100 clients, all of them in every round, 100 examples of 1x28x28 each, batches of 20, one epoch, SGD with momentum.
+"""Workload W: 100 clients, all of them in every round, 100 examples of 1x28x28 each, batches of 20, one epoch, SGD with
+momentum.
 
 Three models: ``lin`` 784-10, ``mlp`` 784-200-10, ``cnn`` two 3x3 convolutions and two dense layers.
 """

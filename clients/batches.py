@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+from fedmomentum.clients.spec import ClientSpec
 from numpy.typing import NDArray
 
-from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.streams import stream
 
 
 def plan(spec: ClientSpec, examples: int, *, round: int, client: int, effort: float = 1.0) -> NDArray[np.int64]:
     """Give the batches of one client and round as positions in its data, ``[steps, batch]``, -1 where a batch is short.
 
-    Every epoch is a fresh permutation cut into batches; the last batch of an epoch may be short. The plan depends on the seed,
-    the round and the client alone. ``effort`` keeps that fraction of the steps, at least one.
+    Every epoch is a fresh permutation cut into batches; the last batch of an epoch may be short. The plan depends on
+    the seed, the round and the client alone. ``effort`` keeps that fraction of the steps, at least one.
     """
     batch = min(spec.batch_size or examples, examples)
     per_epoch = -(-examples // batch)

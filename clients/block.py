@@ -41,8 +41,8 @@ class BlockResult:
     members: dict[str, list[float]]
     """Equal-length columns, one entry an accepted client: ``client``, ``num-examples`` and every metric."""
     mean: dict[str, Arrays] | None = None
-    """By record name (``arrays`` is the model): the weighted mean over the accepted clients, in the model's dtypes; None when
-    the task does not ask to ``reduce`` or nobody was accepted."""
+    """By record name (``arrays`` is the model): the weighted mean over the accepted clients, in the model's dtypes;
+    None when the task does not ask to ``reduce`` or nobody was accepted."""
     each: list[dict[str, Arrays]] | None = None
     """The records of every accepted client in the order of ``members`` (not ``reduce``)."""
     failures: tuple[Failure, ...] = ()

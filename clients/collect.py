@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from fedmomentum.clients.block import Arrays, BlockResult
 from fedmomentum.clients.mean import RunningMean
+from torch import Tensor
+
 from fedmomentum.events import Failure
 from fedmomentum.protocol import NUM_EXAMPLES
 from fedmomentum.trees import State, Tree
@@ -38,7 +38,9 @@ class Collector:
         self, client: int, records: Records, examples: float, metrics: Mapping[str, float], memory: State | None = None
     ) -> None:
         """Add one client's reply, unless it holds numbers that are not finite."""
-        bad = next((_unfinite(name, x) for tree in records.values() for name, x in tree.items() if not _finite(x)), None)
+        bad = next(
+            (_unfinite(name, x) for tree in records.values() for name, x in tree.items() if not _finite(x)), None
+        )
         if bad is not None:
             self.fail(client, bad, "rejected")
             return
@@ -75,7 +77,9 @@ class Collector:
         for k in kept:
             self._note(clients[k], examples[k], metrics[k], memory[k] if memory else None)
         if not self.reduce:
-            self._each.extend({r: to_arrays({n: x[k] for n, x in t.items()}) for r, t in records_K.items()} for k in kept)
+            self._each.extend(
+                {r: to_arrays({n: x[k] for n, x in t.items()}) for r, t in records_K.items()} for k in kept
+            )
             return
         if not kept:
             return
@@ -129,9 +133,8 @@ def to_records(records: Mapping[str, Arrays], device: str) -> Records:
     return {record: {n: _tensor(a).to(device) for n, a in arrays.items()} for record, arrays in records.items()}
 
 
-def _tensor(array: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+def _tensor(array: np.ndarray) -> Tensor:
     # torch warns of read-only memory even though nothing here writes to it
     if not array.flags.writeable:
         array = array.copy()
     return torch.from_numpy(array)
-

@@ -1,7 +1,8 @@
 """A fast path of stacked training: the gradients of dense networks written out by hand as batched matrix products.
 
-Exact (equal to ``vmap(grad)`` to float tolerance, tests/clients/test_dense.py) and free of its tracing and of the tensors
-that autograd would keep. Serves any ``nn.Sequential`` of ``Flatten``, ``Linear`` and ``ReLU`` that ends in a ``Linear``.
+Exact (equal to ``vmap(grad)`` to float tolerance, tests/clients/test_dense.py) and free of its tracing and of the
+tensors that autograd would keep. Serves any ``nn.Sequential`` of ``Flatten``, ``Linear`` and ``ReLU`` that ends in a
+``Linear``.
 """
 
 from __future__ import annotations

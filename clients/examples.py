@@ -24,7 +24,9 @@ class Examples:
         """Give the number of training examples of a client."""
         return int(self.data.sizes[client])
 
-    def block(self, clients: list[int], plans: list[NDArray[np.int64]]) -> tuple[Tensor, Tensor, list[NDArray[np.int64]]]:
+    def block(
+        self, clients: list[int], plans: list[NDArray[np.int64]]
+    ) -> tuple[Tensor, Tensor, list[NDArray[np.int64]]]:
         """Give ``(x, y, rows)``: a source of examples, and each client's plan as rows of it (-1 stays -1).
 
         Where clients see the data as it is, the source is the whole data set and nothing moves; where a feature shift
@@ -50,7 +52,7 @@ class Examples:
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.device), torch.from_numpy(np.array(y)).to(self.device)
 
 
-def _resident(array: np.ndarray, device: str) -> Tensor:  # type: ignore[type-arg]
+def _resident(array: np.ndarray, device: str) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # shared memory is read-only, and only ever read here
         return torch.from_numpy(array).to(device)

@@ -19,7 +19,9 @@ _PLAIN = {"lr", "weight_decay", "decay", "momentum", "dampening"}
 class FusedSGD:
     """SGD with momentum over a list of parameters in one kernel; its velocity can be read and set as a rule's state."""
 
-    def __init__(self, names: Sequence[str], params: Sequence[Tensor], hyper: Mapping[str, Any], *, nesterov: bool) -> None:
+    def __init__(
+        self, names: Sequence[str], params: Sequence[Tensor], hyper: Mapping[str, Any], *, nesterov: bool
+    ) -> None:
         """Bind to parameters; ``hyper`` is that of the rule."""
         self.names, self.params = list(names), list(params)
         self.optimizer = torch.optim.SGD(
@@ -48,7 +50,9 @@ class FusedSGD:
         """Give the velocity as the rule's state."""
         if not self.has_velocity:
             return {}
-        buffers = {n: self.optimizer.state[p].get("momentum_buffer") for n, p in zip(self.names, self.params, strict=True)}
+        buffers = {
+            n: self.optimizer.state[p].get("momentum_buffer") for n, p in zip(self.names, self.params, strict=True)
+        }
         return {"velocity": {n: b.clone() for n, b in buffers.items() if b is not None}}
 
 

@@ -1,7 +1,7 @@
 """How a client turns the global model and its data into a reply: pure functions over trees with any leading axes.
 
-The trainer owns batches, stacking, loops and devices; what stands here is written once for one client ``[*shape]`` and for K
-stacked ones ``[K, *shape]``.
+The trainer owns batches, stacking, loops and devices; what stands here is written once for one client ``[*shape]`` and
+for K stacked ones ``[K, *shape]``.
 """
 
 from __future__ import annotations

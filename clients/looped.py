@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.func import functional_call
-
 from fedmomentum.clients.batches import plan
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import Collector, Records
@@ -17,6 +15,9 @@ from fedmomentum.clients.fused import fused_sgd
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec
+from torch import Tensor
+from torch.func import functional_call
+
 from fedmomentum.models.objective import losses
 from fedmomentum.protocol import ARRAYS
 from fedmomentum.streams import key
@@ -102,10 +103,11 @@ class LoopedTrainer:
                 grads = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in params.items()}
                 here = {n: p.detach() for n, p in params.items()}
                 if local.direction is not None:
-                    at = Place(own, shared, memory, lambda point, xb=xb, yb=yb: self._gradient(point, xb, yb))
+                    at = Place(own, shared, memory, partial(self._gradient, xb=xb, yb=yb))
                     grads = local.direction(grads, here, at)
                 updates, state = local.rule.update(grads, state, here)
-                torch._foreach_add_(self._params, [updates[n] for n in self._names])
+                for name, p in params.items():
+                    p.add_(updates[name])
         records: Records = {ARRAYS: network.tree()}
         remembered: State = {}
         if local.finish is not None:
@@ -125,6 +127,4 @@ class LoopedTrainer:
         with torch.enable_grad():
             outputs: Any = functional_call(self.network.module, leaves, (xb,))
             grads = torch.autograd.grad(losses(outputs, yb).mean(), list(leaves.values()), allow_unused=True)
-        return {
-            n: g if g is not None else torch.zeros_like(leaves[n]) for n, g in zip(leaves, grads, strict=True)
-        }
+        return {n: g if g is not None else torch.zeros_like(leaves[n]) for n, g in zip(leaves, grads, strict=True)}

@@ -37,7 +37,8 @@ class ClientSpec:
         vectorize: train the clients of a block stacked (``on``), one after another (``off``), or as the recorded rule
             says (``auto``; see :func:`fedmomentum.clients.vectorize.choose`).
         device: where training runs.
-        method: the local update by name, see :data:`fedmomentum.clients.local.LOCAL_UPDATES`; ``method_options`` go to it.
+        method: the local update by name, see :data:`fedmomentum.clients.local.LOCAL_UPDATES`; ``method_options`` go to
+            it.
         threads: torch threads of a worker; results depend on it, so it is fixed and never a matter of load.
 
     Raises:
@@ -59,6 +60,7 @@ class ClientSpec:
     method_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Refuse settings that contradict each other."""
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps, not both or neither")
         for name in ("epochs", "steps", "batch_size", "threads"):

@@ -1,4 +1,4 @@
-"""Local training of a block with its clients stacked on a leading axis: one pass of each operation serves all of them."""
+"""Local training of a block with its clients stacked on a leading axis: each operation serves all of them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap
-
 from fedmomentum.clients.batches import plan
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import Collector, Records
@@ -18,6 +15,9 @@ from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec
+from torch import Tensor
+from torch.func import functional_call, grad_and_value, vmap
+
 from fedmomentum.models.objective import losses
 from fedmomentum.protocol import ARRAYS
 from fedmomentum.trees import State, Tree, expand, stack, unstack
@@ -52,7 +52,9 @@ class StackedTrainer:
             if counts[client] == 0:
                 collector.fail(client, "has no training examples")
         plans = {
-            c: plan(self.spec, counts[c], round=task.round, client=c, effort=effort[c]) for c in task.clients if counts[c]
+            c: plan(self.spec, counts[c], round=task.round, client=c, effort=effort[c])
+            for c in task.clients
+            if counts[c]
         }
         clients = sorted(plans, key=lambda c: (-len(plans[c]), task.clients.index(c)))
         if not clients:
@@ -89,13 +91,28 @@ class StackedTrainer:
                     return found
 
                 shared_K = {r: {n: t.expand(active, *t.shape) for n, t in tree.items()} for r, tree in shared.items()}
-                place = Place(_first(anchor_K, active), shared_K, {s: _first(t, active) for s, t in memory_K.items()}, at)
+                place = Place(
+                    _first(anchor_K, active), shared_K, {s: _first(t, active) for s, t in memory_K.items()}, at
+                )
                 grads = local.direction(grads, here, place)
             updates, state = local.rule.update(grads, state, here)
             for name, update in updates.items():
                 here[name].add_(update)
             state_K = state if active == len(clients) else _replace_first(state_K, state, active)
-        self._collect(collector, clients, counts, params_K, anchor_K, shared, memory_K, state_K, steps, total_K / seen_K, local, factor)
+        self._collect(
+            collector,
+            clients,
+            counts,
+            params_K,
+            anchor_K,
+            shared,
+            memory_K,
+            state_K,
+            steps,
+            total_K / seen_K,
+            local,
+            factor,
+        )
         return collector
 
     def _recall(self, memory: Mapping[int, State], clients: list[int], local: LocalUpdate, anchor: Tree) -> State:
@@ -117,7 +134,7 @@ class StackedTrainer:
         shared: Mapping[str, Tree],
         memory_K: State,
         state_K: State,
-        steps: np.ndarray,  # type: ignore[type-arg]
+        steps: np.ndarray,
         loss_K: Tensor,
         local: LocalUpdate,
         factor: float,
@@ -132,7 +149,10 @@ class StackedTrainer:
         if self.spec.keep_state:
             kept_K = kept_K | {_RULE + slot: tree for slot, tree in state_K.items()}
         slots = {slot: unstack(tree) for slot, tree in kept_K.items()}
-        memories = [{slot: {n: t.clone() for n, t in trees[k].items()} for slot, trees in slots.items()} for k in range(len(clients))]
+        memories = [
+            {slot: {n: t.clone() for n, t in trees[k].items()} for slot, trees in slots.items()}
+            for k in range(len(clients))
+        ]
         numbers = loss_K.tolist()
         metrics = [{"train_loss": numbers[k], "steps": float(steps[k])} for k in range(len(clients))]
         collector.add_stacked(clients, records, [counts[c] for c in clients], metrics, memories)
@@ -146,7 +166,7 @@ def _replace_first(old: State, new: State, active: int) -> State:
     return {slot: {n: torch.cat([new[slot][n], x[active:]]) for n, x in tree.items()} for slot, tree in old.items()}
 
 
-def _pad(rows: list[np.ndarray]) -> np.ndarray:  # type: ignore[type-arg]
+def _pad(rows: list[np.ndarray]) -> np.ndarray:
     """Give ``[steps, K, batch]`` with -1 wherever a client has no example."""
     shape = (max(len(r) for r in rows), len(rows), max(r.shape[1] for r in rows))
     table = np.full(shape, -1, dtype=np.int64)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from fedmomentum.clients.spec import Vectorize
 from torch import nn
 
-from fedmomentum.clients.spec import Vectorize
 from fedmomentum.errors import UserError
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -30,8 +30,9 @@ def obstacle(model: nn.Module) -> str | None:
 def choose(model: nn.Module, setting: Vectorize, device: str) -> tuple[bool, str]:
     """Give whether to stack, and the reason in words for the run folder.
 
-    The rule for ``auto``: stack where nothing stands in the way (:func:`obstacle`), except convolutions on a CPU (a stacked
-    convolution is a grouped one, which is slower there) and dense models above ``STACK_LIMIT`` parameters on a CPU.
+    The rule for ``auto``: stack where nothing stands in the way (:func:`obstacle`), except convolutions on a CPU (a
+    stacked convolution is a grouped one, which is slower there) and dense models above ``STACK_LIMIT`` parameters on a
+    CPU.
 
     Raises:
         UserError: the setting is ``on`` and the model cannot be stacked.

@@ -27,8 +27,8 @@ class Result:
     Attributes:
         name: of the scenario.
         folder: the run folder.
-        arms: rows of metrics by arm, one a round (round 0 is the model at the start); a scenario that compares nothing has
-            one arm, ``""``.
+        arms: rows of metrics by arm, one a round (round 0 is the model at the start); a scenario that compares nothing
+            has one arm, ``""``.
         status: ``finished``, ``interrupted`` or ``failed``.
         expectations: the claims of ``expect:`` with what was measured.
         warnings: what a user should know.
@@ -92,7 +92,9 @@ class _Run:
         from fedmomentum.build import build
 
         arms = self.loaded.arms
-        federations = {arm.name: build(arm.scenario, datasets=self.datasets) for arm in arms}  # all faults before any work
+        federations = {
+            arm.name: build(arm.scenario, datasets=self.datasets) for arm in arms
+        }  # all faults before any work
         name = self.loaded.scenario.name
         self.folder = RunFolder.create(
             self.out, name, scenario_text=self.loaded.text, resolved=self.loaded.resolved(), hash=self.loaded.hash
@@ -126,7 +128,9 @@ class _Run:
 
             workers = max(0 if e.workers == "auto" else e.workers * e.cpus for e in engines)
             cores = os.cpu_count() or 1
-            self._owns_ray = start_ray(engines[0].address, cpus=None if engines[0].address else max(cores, int(workers)))
+            self._owns_ray = start_ray(
+                engines[0].address, cpus=None if engines[0].address else max(cores, int(workers))
+            )
 
     def _workers(self, arm: Arm, federation: Federation) -> Executor:
         """Give the workers of an arm: those of the one before, where both hold the same data and clients."""
@@ -192,14 +196,19 @@ class _Run:
             if any(metric in row for rows in self.result.arms.values() for row in rows):
                 draw_metric(self.result.arms, metric, folder=self.folder.plots, question=question)
         drawn: list[object] = []
-        for arm, federation in federations.items():
+        for federation in federations.values():
             key = (federation.scenario.seed, federation.scenario.data)
             if key in drawn or federation.data.y.ndim != 1:
                 continue
             drawn.append(key)
             summary = summarise(federation.data.y, federation.data.partition, federation.data.classes)
             name = "partition" if len(drawn) == 1 else f"partition-{len(drawn)}"
-            draw_partition(summary.counts, folder=self.folder.plots, name=name, question=f"Who holds what: {federation.scenario.data.partition.name}")
+            draw_partition(
+                summary.counts,
+                folder=self.folder.plots,
+                name=name,
+                question=f"Who holds what: {federation.scenario.data.partition.name}",
+            )
 
     def close(self) -> None:
         """Give back workers, and Ray where it was started here."""

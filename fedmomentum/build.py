@@ -91,9 +91,7 @@ def options(model: Any, *leave_out: str) -> dict[str, Any]:
     return {k: v for k, v in model.model_dump(exclude={"name", *leave_out}).items() if v is not None}
 
 
-def build_data(
-    scenario: FederatedScenario, cache: dict[str, Dataset] | None = None
-) -> tuple[FederatedData, str]:
+def build_data(scenario: FederatedScenario, cache: dict[str, Dataset] | None = None) -> tuple[FederatedData, str]:
     """Load the data set, give each client its part, and give the data set's checksum."""
     settings = scenario.data
     wanted = options(settings, "partition", "validation", "shift")
@@ -191,11 +189,13 @@ def _foreign_strategy(name: str, wanted: Mapping[str, Any]) -> Strategy:
 
     module, _, attribute = name.partition(":")
     try:
-        made = getattr(importlib.import_module(module), attribute)(**wanted)
+        made: object = getattr(importlib.import_module(module), attribute)(**wanted)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"strategy.name: '{name}' cannot be made: {error}") from error
     if not isinstance(made, Strategy):
-        raise UserError(f"strategy.name: '{name}' gives a {type(made).__name__}, not a flwr.serverapp.strategy.Strategy")
+        raise UserError(
+            f"strategy.name: '{name}' gives a {type(made).__name__}, not a flwr.serverapp.strategy.Strategy"
+        )
     return made
 
 
@@ -236,7 +236,9 @@ def read_trace(path: str) -> dict[int, frozenset[int]]:
         try:
             server_round, client = (int(cell) for cell in row)
         except ValueError:
-            raise UserError(f"{path}:{number}: expected two whole numbers, round and client, not {','.join(row)!r}") from None
+            raise UserError(
+                f"{path}:{number}: expected two whole numbers, round and client, not {','.join(row)!r}"
+            ) from None
         trace.setdefault(server_round, set()).add(client)
     return {server_round: frozenset(clients) for server_round, clients in trace.items()}
 
@@ -247,7 +249,9 @@ def choose_device(scenario: FederatedScenario) -> str:
     if wanted == "auto":
         return "cuda" if scenario.engine.gpus and torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"engine.device: '{wanted}' is not there: torch {torch.__version__} sees no GPU. Use cpu or auto.")
+        raise UserError(
+            f"engine.device: '{wanted}' is not there: torch {torch.__version__} sees no GPU. Use cpu or auto."
+        )
     return str(wanted)
 
 
@@ -261,7 +265,9 @@ def build(scenario: FederatedScenario, *, datasets: dict[str, Dataset] | None = 
     spec = build_spec(scenario, data, choose_device(scenario))
     network = Network(spec.model, spec.device)
     choose(network.module, spec.vectorize, spec.device)
-    return Federation(scenario, data, checksum, spec, network, build_strategy(scenario, data, network), build_faults(scenario))
+    return Federation(
+        scenario, data, checksum, spec, network, build_strategy(scenario, data, network), build_faults(scenario)
+    )
 
 
 def build_executor(federation: Federation) -> Executor:
@@ -280,5 +286,3 @@ def build_executor(federation: Federation) -> Executor:
         gpus=engine.gpus,
         address=engine.address,
     )
-
-

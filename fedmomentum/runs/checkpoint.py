@@ -31,8 +31,8 @@ _NAME = re.compile(r"round-(\d{6,})")
 def save_checkpoint(run: Path, round: int, state: Mapping[str, Any], *, keep: int = 2) -> Path:
     """Write a checkpoint of a finished round and remove all but the newest ``keep``; give its folder.
 
-    Written under a temporary name, forced to disk, and renamed: a process killed at any moment leaves the last checkpoint
-    or the new one, and at most a temporary folder that the next save removes.
+    Written under a temporary name, forced to disk, and renamed: a process killed at any moment leaves the last
+    checkpoint or the new one, and at most a temporary folder that the next save removes.
 
     Args:
         run: the run folder (or that of an arm).
@@ -150,5 +150,3 @@ def _decode(value: Any, tensors: Mapping[str, Any]) -> Any:
     if "list" in value:
         return [_decode(item, tensors) for item in value["list"]]
     return {key: _decode(item, tensors) for key, item in value["map"]}
-
-

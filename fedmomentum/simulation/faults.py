@@ -17,12 +17,14 @@ from fedmomentum.streams import stream
 class Stragglers:
     """Clients have speeds, and a round has a deadline.
 
-    A client of speed ``s`` that plans ``w`` steps needs the time ``w / s``, in units of the time that a client of speed 1 needs for the
-    median plan of the cohort. Speeds are log-normal around 1 with deviation ``sigma`` of the logarithm, fixed for each client.
+    A client of speed ``s`` that plans ``w`` steps needs the time ``w / s``, in units of the time that a client of speed
+    1 needs for the median plan of the cohort. Speeds are log-normal around 1 with deviation ``sigma`` of the logarithm,
+    fixed for each client.
 
     Args:
         deadline: time after which the server stops waiting; None waits for ever.
-        late: ``drop`` what comes late, or accept ``partial`` work: the fraction of its steps that fits before the deadline.
+        late: ``drop`` what comes late, or accept ``partial`` work: the fraction of its steps that fits before the
+            deadline.
     """
 
     sigma: float = 0.5

@@ -50,7 +50,7 @@ class AppWorker:
 
     def run(self, task: AppTask, payload: RecordDict) -> AppResult:
         """Hand one message to the app."""
-        message = Message(content=payload, metadata=task.metadata)
+        message = flower.addressed(payload, task.metadata)
         try:
             reply = self.app(message, task.context)
         except Exception as error:  # the node's failure is its own: the round goes on

@@ -156,7 +156,9 @@ class SimulationGrid(BaseGrid):
         else:
             outcome = self.faults.outcome(server_round, clients, work)
         planned = dict(zip(clients, work, strict=True))
-        blocks = cut(outcome.clients, [planned[c] * outcome.effort.get(c, 1.0) for c in outcome.clients], self.block_size)
+        blocks = cut(
+            outcome.clients, [planned[c] * outcome.effort.get(c, 1.0) for c in outcome.clients], self.block_size
+        )
         tasks = [
             BlockTask(
                 index=index,
@@ -190,7 +192,9 @@ class SimulationGrid(BaseGrid):
                 report.members.setdefault(name, []).extend(column)
             replies += self._replies(result, by_client, reduce=reduce)
         report.failures += failures
-        replies += [flower.error_reply(by_client[f.client], f"client {f.client}: {f.reason} [{f.kind}]") for f in failures]
+        replies += [
+            flower.error_reply(by_client[f.client], f"client {f.client}: {f.reason} [{f.kind}]") for f in failures
+        ]
         return replies
 
     def _replies(self, result: BlockResult, by_client: Mapping[int, Message], *, reduce: bool) -> list[Message]:
@@ -226,5 +230,3 @@ def _sent(result: BlockResult) -> list[Arrays]:
     if result.mean is not None:
         return list(result.mean.values())
     return [arrays for records in result.each or [] for arrays in records.values()]
-
-

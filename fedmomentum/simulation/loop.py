@@ -58,10 +58,10 @@ def run_rounds(
 ) -> LoopResult:
     """Run rounds ``first_round`` to ``rounds`` of any Flower strategy on any Flower grid.
 
-    Each round is four steps: (1) the strategy chooses the cohort and what it is sent, (2) the grid trains it, (3) the strategy
-    aggregates the replies into a new model, (4) the model is evaluated, on clients if the strategy asks for it and centrally if
-    ``evaluate`` is given. ``after_round`` is where a checkpoint is taken: everything that the next round depends on is then in
-    the arrays, the strategy and the grid.
+    Each round is four steps: (1) the strategy chooses the cohort and what it is sent, (2) the grid trains it, (3) the
+    strategy aggregates the replies into a new model, (4) the model is evaluated, on clients if the strategy asks for it
+    and centrally if ``evaluate`` is given. ``after_round`` is where a checkpoint is taken: everything that the next
+    round depends on is then in the arrays, the strategy and the grid.
 
     Raises:
         flwr.serverapp.exception.AggregationError: the strategy says that a round must not go on (a missed quorum).
@@ -72,9 +72,9 @@ def run_rounds(
         clock = _Clock()
         if (found := evaluate(0, arrays)) is not None:
             clock.lap("evaluate")
-            row = {"round": 0, **found, "seconds": clock.phases["evaluate"], "elapsed": time.perf_counter() - began}
-            result.rows.append(row)
-            _tell(listeners, RoundEnd(0, rounds, row, arm=arm, seconds_by_phase=clock.phases))
+            first = {"round": 0, **found, "seconds": clock.phases["evaluate"], "elapsed": time.perf_counter() - began}
+            result.rows.append(first)
+            _tell(listeners, RoundEnd(0, rounds, first, arm=arm, seconds_by_phase=clock.phases))
     for server_round in range(first_round, rounds + 1):
         clock = _Clock()
         # 1. choose the cohort
@@ -138,7 +138,7 @@ def _numbers(record: MetricRecord | None) -> dict[str, float]:
 
 
 def _outcome(grid: Grid, replies: Sequence[Message]) -> tuple[dict[str, list[float]], list[Failure]]:
-    """Give a table of the clients that answered, and those that failed, from our grid or from any other one's replies."""
+    """Give a table of the clients that answered, and those that failed, from any grid's replies."""
     report = getattr(grid, "report", None)
     if report is not None:
         return dict(report.members), list(report.failures)

@@ -126,7 +126,10 @@ class RayExecutor:
 
     def _fitting(self, cpus: float, gpus: float) -> int:
         have = ray.cluster_resources()
-        fits = [have.get("CPU", 1.0) / cpus if cpus else float("inf"), have.get("GPU", 0.0) / gpus if gpus else float("inf")]
+        fits = [
+            have.get("CPU", 1.0) / cpus if cpus else float("inf"),
+            have.get("GPU", 0.0) / gpus if gpus else float("inf"),
+        ]
         return max(1, int(min(*fits, 1e6)))
 
     def _check(self, cpus: float, gpus: float) -> None:
@@ -210,7 +213,12 @@ class RayExecutor:
 
     def facts(self) -> dict[str, object]:
         """Say how tasks run."""
-        return {"engine": "ray", "workers": self.workers, "ray_nodes": len(ray.nodes()), "replaced_workers": self.replaced}
+        return {
+            "engine": "ray",
+            "workers": self.workers,
+            "ray_nodes": len(ray.nodes()),
+            "replaced_workers": self.replaced,
+        }
 
     def close(self) -> None:
         """End the actors, and Ray where it was started here."""

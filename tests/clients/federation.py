@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import to_arrays
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
+
 from fedmomentum.data import Dataset, FederatedData, Partition
 
 SIZES = (60, 7, 20, 13, 1, 33)
@@ -23,7 +23,12 @@ def federation(sizes=SIZES, *, shape=(1, 6, 6), classes=3, poison=None, **option
     if poison is not None:
         x[offsets[poison]] = np.nan
     dataset = Dataset(
-        name="test", x=x, y=y, test_x=x[:20], test_y=y[:20], classes=classes,
+        name="test",
+        x=x,
+        y=y,
+        test_x=x[:20],
+        test_y=y[:20],
+        classes=classes,
     )
     order = np.arange(count)
     return FederatedData.build(dataset, Partition(order, offsets), **options)
@@ -44,5 +49,10 @@ def records(wanted: ClientSpec) -> dict:
     return {"arrays": to_arrays(Network(wanted.model).tree())}
 
 
-def train_task(clients=range(len(SIZES)), **settings) -> BlockTask:
-    return BlockTask(**{"index": 0, "kind": "train", "round": 1, "clients": tuple(clients), "reduce": False, **settings})
+EVERYONE = range(len(SIZES))
+
+
+def train_task(clients=EVERYONE, **settings) -> BlockTask:
+    return BlockTask(
+        **{"index": 0, "kind": "train", "round": 1, "clients": tuple(clients), "reduce": False, **settings}
+    )

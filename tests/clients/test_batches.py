@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fedmomentum.clients.batches import plan
 
 from .federation import spec
-from fedmomentum.clients.batches import plan
 
 
 @pytest.mark.parametrize("examples", [1, 7, 8, 9, 64])
@@ -24,7 +24,11 @@ def test_steps_are_exact_whatever_the_size():
 def test_the_plan_depends_on_seed_round_and_client_alone():
     first = plan(spec(), 30, round=2, client=4)
     np.testing.assert_array_equal(first, plan(spec(), 30, round=2, client=4))
-    for other in (plan(spec(), 30, round=3, client=4), plan(spec(), 30, round=2, client=5), plan(spec(seed=6), 30, round=2, client=4)):
+    for other in (
+        plan(spec(), 30, round=3, client=4),
+        plan(spec(), 30, round=2, client=5),
+        plan(spec(seed=6), 30, round=2, client=4),
+    ):
         assert (first != other).any()
 
 

@@ -1,19 +1,20 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
+from fedmomentum.clients.dense import dense_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
 
-from fedmomentum.clients.dense import dense_gradients
-
 
 def network(sizes, *, bias=True):
     layers = [nn.Flatten()]
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after, bias=bias), nn.ReLU()]
     return nn.Sequential(*layers[:-1]).double()
 

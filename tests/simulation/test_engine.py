@@ -8,13 +8,13 @@ from functools import partial
 
 import numpy as np
 import pytest
+from fedmomentum.clients.app import client_app
+from fedmomentum.clients.network import Network
+from fedmomentum.clients.worker import Worker
 from flwr.app import ArrayRecord
 from flwr.serverapp import strategy as stock
 
 from fedmomentum import strategies as ours
-from fedmomentum.clients.app import client_app
-from fedmomentum.clients.network import Network
-from fedmomentum.clients.worker import Worker
 from fedmomentum.simulation.executor import InlineExecutor, Lost
 from fedmomentum.simulation.faults import Faults
 from fedmomentum.simulation.flower import to_arrays, to_record
@@ -95,7 +95,9 @@ def test_the_engine_equals_flowers_client_app_message_by_message():
     same(by_message, single)
 
 
-@pytest.mark.parametrize("name", ["FedAvg", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad", "FedMedian", "FedTrimmedAvg", "Krum", "FedProx"])
+@pytest.mark.parametrize(
+    "name", ["FedAvg", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad", "FedMedian", "FedTrimmedAvg", "Krum", "FedProx"]
+)
 def test_stock_flower_strategies_run_on_the_engine(name):
     settings = {"FedProx": {"proximal_mu": 0.0}, "Krum": {"num_malicious_nodes": 1}}.get(name, {})
     result = simulate(getattr(stock, name)(**STOCK, **settings), rounds=2)
@@ -157,7 +159,9 @@ class _Loses(InlineExecutor):
 
 def test_a_lost_block_is_a_failure_of_its_clients():
     wanted, data = spec(), federation()
-    result = simulate(fedavgm(), executor=_Loses(partial(Worker, wanted), data), rounds=1, grid_options={"block_size": 2})
+    result = simulate(
+        fedavgm(), executor=_Loses(partial(Worker, wanted), data), rounds=1, grid_options={"block_size": 2}
+    )
     assert [(f.client, f.kind) for _, f in result.failures] == [(0, "lost"), (5, "lost")]
 
 
@@ -219,7 +223,7 @@ class _Fragile:
 
     def run(self, task, payload):
         if task.index == 1 and not os.path.exists(self.flag):  # noqa: PTH110
-            open(self.flag, "w").close()  # noqa: PTH123, SIM115
+            open(self.flag, "w").close()  # noqa: PTH123
             os._exit(1)
         return self.worker.run(task, payload)
 
@@ -257,7 +261,9 @@ def test_a_block_that_kills_every_worker_is_given_up_by_name(local_ray):
     wanted, data = spec(), federation()
     executor = RayExecutor(partial(_Deadly, wanted), data, workers=2)
     try:
-        result = simulate(fedavgm(), executor=executor, wanted=wanted, data=data, rounds=1, grid_options={"block_size": 2})
+        result = simulate(
+            fedavgm(), executor=executor, wanted=wanted, data=data, rounds=1, grid_options={"block_size": 2}
+        )
         assert [(f.client, f.kind) for _, f in result.failures] == [(0, "lost"), (5, "lost")]
         assert result.rows[0]["replies"] == len(SIZES) - 2
     finally:
@@ -284,9 +290,7 @@ def test_a_third_party_client_app_runs_on_ray_and_keeps_its_context(local_ray):
     try:
         from tests.simulation.quickstart import initial
 
-        results = [
-            run_rounds(stock.FedAvg(**STOCK), AppGrid(e, 4), initial(), 3) for e in (executor, inline)
-        ]
+        results = [run_rounds(stock.FedAvg(**STOCK), AppGrid(e, 4), initial(), 3) for e in (executor, inline)]
     finally:
         executor.close()
     close(*results, 1e-6)
