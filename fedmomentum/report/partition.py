@@ -67,7 +67,7 @@ def _facts(table: Counts) -> str:
     share = table.max(1)[sizes > 0] / sizes[sizes > 0]
     empty = int((sizes == 0).sum())
     words = [
-        f"{len(table)} clients",
+        "1 client" if len(table) == 1 else f"{len(table)} clients",
         f"{int(sizes.sum())} examples",
         f"sizes {sizes.min()} to {sizes.max()}, median {np.median(sizes):g}",
         f"commonest class {share.mean():.0%} of a client" if len(share) else "",
