@@ -14,3 +14,16 @@ __version__ = "0.1.0"
 _root = Path(__file__).resolve().parents[1]
 if not (Path(__file__).parent / "strategies").is_dir() and (_root / "strategies").is_dir():
     __path__.append(str(_root))
+
+
+def __getattr__(name: str) -> object:
+    """Load ``fm.run``, ``fm.load_run`` and ``fm.Result`` when they are first asked for."""
+    if name in ("run", "Result"):
+        from fedmomentum import api
+
+        return getattr(api, name)
+    if name == "load_run":
+        from fedmomentum.runs import load_run
+
+        return load_run
+    raise AttributeError(f"module 'fedmomentum' has no attribute '{name}'")

@@ -44,7 +44,8 @@ def dirichlet(
         q_c ~ Dir(alpha p),   the labels of client c ~ Categorical(q_c), one after another, without replacement
 
     p are the frequencies of the classes. When a class runs out, the q of all later draws are renormalised over the
-    classes that are left. alpha is the sum of the concentrations: large is iid, small is one class a client.
+    classes that are left: the last clients take what the others left, most of all where all examples are used. alpha is
+    the sum of the concentrations: large is iid, small is one class a client.
 
     Not complete: ``N - C floor(N / C)`` examples are left out, so that clients are equal in size.
 
@@ -85,7 +86,7 @@ def dirichlet(
     shuffled = rng.permutation(len(labels)).astype(index_type(len(labels)))
     by_class = shuffled[np.argsort(codes.astype(small)[shuffled], kind="stable")]
     used = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts) < np.repeat(counts - left, counts)
-    order = np.empty(drawn.size, by_class.dtype)
+    order = np.empty_like(by_class, shape=drawn.size)
     order[np.argsort(drawn.reshape(-1), kind="stable")] = by_class[used]
     return Partition(order, offsets_of(np.full(clients, size)))
 

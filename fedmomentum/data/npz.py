@@ -63,9 +63,10 @@ def npz(*, path: str | Path, classes: int | None = None, test_fraction: float = 
 def _read(file: Path) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise UserError(f"{file}: one bare array (.npy); a .npz file with the keys x and y is needed")
+        archive = np.load(file, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise UserError(f"{file}: one bare array (.npy); a .npz file with the keys x and y is needed")
+        with archive as stored:
             for name in stored.files:
                 if name not in KEYS:
                     raise UserError(f"{file}: {name}: unknown key; the keys are {', '.join(KEYS)}")

@@ -56,7 +56,7 @@ def shards(*, labels: IntArray, clients: int, seed: int, shards_per_client: int 
     bounds = _even(len(labels), clients * each)
     holder = np.empty(clients * each, index_type(clients))
     holder[rng.permutation(clients * each)] = np.repeat(np.arange(clients), each)
-    owners = np.empty(len(labels), holder.dtype)
+    owners = np.empty_like(holder, shape=len(labels))
     owners[by_label] = np.repeat(holder, np.diff(bounds))
     return Partition.from_owners(owners, clients)
 

@@ -32,6 +32,8 @@ def synthetic(
         x ~ N(v_k, Sigma),   Sigma_jj = j^-1.2,   v_kj ~ N(B_k, 1),   B_k ~ N(0, beta)
         n_k = size_min + floor(LogNormal(size_mean, size_sigma))
 
+    u_k is one number, as in the paper, so it moves all classes of a client by the same ``u_k (sum x + 1)`` and decides
+    no label: models differ because W_k and b_k are drawn for each client, whatever alpha is; with ``iid`` they do not.
     alpha and beta are variances, as the paper writes them (its authors' program uses them as standard deviations; the
     two agree at 0 and 1). Client k's data depend on ``(seed, k)`` and the options alone, not on ``clients``. The
     held-out part of every client goes into the one central test set; ``groups`` holds k.

@@ -29,12 +29,12 @@ def write_with(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         write(temporary)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -136,7 +136,8 @@ def _line(row: Mapping[str, object]) -> str:
         return json.dumps(finite(row), ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Force a file or a folder to disk."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:  # a directory cannot be opened on Windows

@@ -75,6 +75,12 @@ def start_ray(address: str | None, *, cpus: int | None = None) -> bool:
     return True
 
 
+def stop_ray() -> None:
+    """Stop or leave the Ray that this process is connected to."""
+    if ray.is_initialized():
+        ray.shutdown()
+
+
 class RayExecutor:
     """Runs tasks on Ray actors, each built once with the resident data in shared memory."""
 
@@ -214,4 +220,4 @@ class RayExecutor:
             ray.kill(actor)
         self._actors = []
         if self._owns_ray:
-            ray.shutdown()
+            stop_ray()

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.func import vmap
 
 from fedmomentum.models import correct, losses
 
+Measure: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
-def logits(*shape: int) -> torch.Tensor:
+
+def logits(*shape: int) -> Tensor:
     return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def classes(high: int, *shape: int) -> torch.Tensor:
+def classes(high: int, *shape: int) -> Tensor:
     return torch.randint(high, shape, generator=torch.Generator().manual_seed(1))
 
 
@@ -44,7 +49,7 @@ def test_correct_counts_examples_and_steps() -> None:
 
 @pytest.mark.parametrize("measure", [losses, correct])
 @pytest.mark.parametrize("steps", [(), (4,)])
-def test_stacked_clients_equal_each_alone(measure, steps) -> None:  # type: ignore[no-untyped-def]
+def test_stacked_clients_equal_each_alone(measure: Measure, steps: tuple[int, ...]) -> None:
     outputs, targets = logits(3, 6, *steps, 5), classes(5, 3, 6, *steps)
     each = torch.stack([measure(o, t) for o, t in zip(outputs, targets, strict=True)])
     torch.testing.assert_close(vmap(measure)(outputs, targets), each)
@@ -55,12 +60,14 @@ def test_stacked_clients_equal_each_alone(measure, steps) -> None:  # type: igno
     ("output_shape", "target_shape"),
     [((6, 5), (6, 1)), ((6, 5), (1,)), ((6, 5), (5, 6)), ((6, 4, 5), (6,)), ((5,), ())],
 )
-def test_shapes_that_would_broadcast_are_refused(measure, output_shape, target_shape) -> None:  # type: ignore[no-untyped-def]
+def test_shapes_that_would_broadcast_are_refused(
+    measure: Measure, output_shape: tuple[int, ...], target_shape: tuple[int, ...]
+) -> None:
     with pytest.raises(ValueError, match="do not match"):
         measure(torch.zeros(output_shape), torch.zeros(target_shape, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("measure", [losses, correct])
-def test_targets_that_are_no_indices_are_refused(measure) -> None:  # type: ignore[no-untyped-def]
+def test_targets_that_are_no_indices_are_refused(measure: Measure) -> None:
     with pytest.raises(ValueError, match="not float32"):
         measure(torch.zeros(6, 5), torch.zeros(6))
