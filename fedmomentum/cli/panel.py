@@ -23,6 +23,19 @@ from fedmomentum.report.numbers import duration, number
 MARKS = {"waiting": " ", "running": ">", "finished": "+", "interrupted": "!", "failed": "x"}
 COLOURS = {"waiting": "bright_black", "running": "bold", "finished": "", "interrupted": "yellow", "failed": "red"}
 
+COLUMNS = {
+    "arm": 0,
+    "bar": 90,
+    "round": 0,
+    "accuracy": 0,
+    "curve": 110,
+    "loss": 60,
+    "clients/s": 75,
+    "failed": 70,
+    "left": 0,
+}
+"""The columns, each with the narrowest console that has room for it."""
+
 
 class LivePanel(Progress):
     """Shows every arm of a run in place, four times a second."""
@@ -64,18 +77,21 @@ class LivePanel(Progress):
 
     def render(self) -> RenderableType:
         """Draw the panel for the console's present width and height."""
-        wide = self._console.width >= 100
-        unicode = self._console.encoding.startswith("utf")
-        table = Table.grid(padding=(0, 2), expand=False)
-        names = any(self.arms)
-        table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(8, self._console.width // 3))
-        for justify in ("left", "right", "right", "left", "right", "right", "right"):
-            table.add_column(justify=justify, no_wrap=True)
-        heads = ["arm" if names else "", "", "round", "accuracy", "", "loss", "clients/s", "time left"]
-        table.add_row(*(Text(head, style="bright_black") for head in heads))
+        columns = [column for column, least in COLUMNS.items() if self._console.width >= least]
+        if not self._console.encoding.startswith("utf"):
+            columns = [column for column in columns if column != "curve"]
+        roomy = self._console.width >= 60
+        table = Table.grid(padding=(0, 2 if roomy else 1))
+        for column in columns:
+            left = column in ("arm", "bar", "curve")
+            widest = max(8, self._console.width // (3 if roomy else 5)) if column == "arm" else None
+            table.add_column(justify="left" if left else "right", no_wrap=True, max_width=widest)
+        heads = {"arm": "arm" if any(self.arms) else "", "bar": "", "curve": ""}
+        table.add_row(*(Text(heads.get(column, column), style="bright_black") for column in columns))
         shown, hidden = self._window()
         for arm in shown:
-            table.add_row(*self._row(arm, wide, unicode))
+            cells = self._cells(arm)
+            table.add_row(*(cells[column] for column in columns))
         if hidden:
             table.add_row(Text(f"and {hidden} more", style="bright_black"))
         facts = "  ".join(f"{key.replace('_', ' ')} {value}" for key, value in self.facts.items() if _plain(value))
@@ -100,27 +116,26 @@ class LivePanel(Progress):
         first = min(max(0, running - room + 2), len(arms) - room)
         return arms[first : first + room], len(arms) - room
 
-    def _row(self, arm: ArmProgress, wide: bool, unicode: bool) -> list[RenderableType]:
+    def _cells(self, arm: ArmProgress) -> dict[str, RenderableType]:
         style = COLOURS[arm.status]
+        left = f"{arm.status} {duration(arm.seconds)}" if arm.status != "waiting" else ""
         if arm.status == "running":
-            time_left = duration(arm.remaining) if arm.remaining is not None else ""
-        else:
-            time_left = f"{arm.status} {duration(arm.seconds)}" if arm.status != "waiting" else ""
-        failures = f" ({arm.failures} failed)" if arm.failures else ""
-        return [
-            Text(f"{MARKS[arm.status]} {arm.name}".rstrip(), style=style),
-            ProgressBar(total=max(1, arm.rounds), completed=max(0, arm.done), width=20 if wide else 8),
-            Text(f"{arm.done}/{arm.rounds}" if arm.rounds else ""),
-            Text(number(arm.latest["accuracy"]) if "accuracy" in arm.latest else "", style="bold"),
-            Text(sparkline(arm.accuracies, 16) if wide and unicode else "", style="cyan"),
-            Text(number(arm.latest["loss"]) if "loss" in arm.latest else ""),
-            Text((f"{arm.rate:.3g}" if arm.rate is not None else "") + failures),
-            Text(time_left, style=style),
-        ]
+            left = duration(arm.remaining) if arm.remaining is not None else ""
+        return {
+            "arm": Text(f"{MARKS[arm.status]} {arm.name}".rstrip(), style=style, overflow="ellipsis"),
+            "bar": ProgressBar(total=max(1, arm.rounds), completed=max(0, arm.done), width=self._console.width // 6),
+            "round": Text(f"{arm.done}/{arm.rounds}" if arm.rounds else ""),
+            "accuracy": Text(number(arm.latest["accuracy"]) if "accuracy" in arm.latest else "", style="bold"),
+            "curve": Text(sparkline(arm.accuracies, 16), style="cyan"),
+            "loss": Text(number(arm.latest["loss"]) if "loss" in arm.latest else ""),
+            "clients/s": Text(f"{arm.rate:.3g}" if arm.rate is not None else ""),
+            "failed": Text(str(arm.failures) if arm.failures else "", style="yellow"),
+            "left": Text(left, style=style),
+        }
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """Draw values from 0 to the highest in at most ``width`` characters, each the mean of an equal share; NaN is blank."""
+    """Draw values from 0 to the highest in at most ``width`` characters, each a mean of some; NaN is blank."""
     if not values:
         return ""
     width = min(width, len(values))

@@ -54,7 +54,5 @@ def build_parser() -> argparse.ArgumentParser:
 
     show = add("show", "show", "print a scenario with every default filled in, or what a run gave", override, debug)
     show.add_argument("what", metavar="SCENARIO|RUN", help="a scenario (file or shipped name) or a run folder")
-    show.add_argument(
-        "--rows", type=int, default=5, metavar="N", help="rounds of a run to print (default: %(default)s)"
-    )
+    show.add_argument("--rows", type=int, default=5, metavar="N", help="rounds to print of a run (default: 5)")
     return parser

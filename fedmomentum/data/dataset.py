@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from fedmomentum.errors import UserError
 from fedmomentum.streams import stream
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 Ints = NDArray[np.int64]
 
 

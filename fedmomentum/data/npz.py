@@ -57,7 +57,7 @@ def npz(*, path: str | Path, classes: int | None = None, test_fraction: float = 
         classes = 1 + max(int(arrays["y"].max()), int(arrays["test_y"].max()))
     else:
         classes = whole("data set 'npz'", "classes", classes, least=1)
-    return Dataset(f"npz:{place.name}", classes=classes, **arrays)  # type: ignore[arg-type]
+    return Dataset(f"npz:{place.name}", classes=classes, **arrays)
 
 
 def _read(file: Path) -> dict[str, Array]:

@@ -81,13 +81,18 @@ def draw_metric(
         axes.set_xlabel("round")
         axes.set_ylabel(metric.replace("_", " "))
         axes.grid(axis="y")
-        seeds = max(curve.seeds for curve in curves)
-        head(axes, question, f"line: mean of {seeds} seeds; band: lowest to highest" if seeds > 1 else "")
+        head(axes, question, _note(curves))
         if direct:
             _label_ends(axes, curves)
         else:
             made.legend(loc="outside lower center", ncols=2 if len(curves) <= 24 else 3, fontsize=8)
         return save(made, folder, name or metric.replace("/", "-"))
+
+
+def _note(curves: Sequence[Curve]) -> str:
+    fewest, most = min(curve.seeds for curve in curves), max(curve.seeds for curve in curves)
+    count = str(most) if fewest == most else f"{fewest} to {most}"
+    return f"line: mean of {count} seeds; band: lowest to highest" if most > 1 else ""
 
 
 def collect(series: Mapping[str, Rows], metric: str) -> list[Curve]:

@@ -145,6 +145,13 @@ def test_a_failing_build_leaves_the_global_random_state_alone() -> None:
 
 
 @every_case
+def test_an_examples_outputs_do_not_depend_on_its_batch(case: Case) -> None:
+    model = case.model().eval()
+    inputs, _ = case.batch(size=6)
+    torch.testing.assert_close(model(inputs)[2:4], model(inputs[2:4]))
+
+
+@every_case
 def test_gradient_reaches_every_parameter(case: Case) -> None:
     model = case.model()
     inputs, targets = case.batch(size=32)
@@ -218,8 +225,8 @@ def test_cropping_changes_no_output_and_no_gradient(size: int) -> None:
 
     for cropped, whole in zip(run(model), run(model[1:]), strict=True):
         torch.testing.assert_close(cropped, whole, rtol=1e-12, atol=1e-12)
-    live = model[0](images).shape[-1]
-    assert live == size - (size - 6) % 4, "the crop drops exactly what the two pools would leave over"
+    live = size - (size - 6) % 4
+    assert model[0](images).shape == (4, 1, live, live), "the crop drops exactly what the two pools would leave over"
 
 
 @pytest.mark.parametrize(("name", "smallest"), [("cnn_small", 10), ("cnn_mcmahan", 4), ("cnn_fedavgm", 7)])
@@ -231,8 +238,9 @@ def test_the_smallest_image_is_what_the_message_says(name: str, smallest: int) -
             build(name, input_shape=shape, classes=3, seed=0)
 
 
-def test_sequences_may_have_any_length_and_step_t_sees_no_later_symbol() -> None:
-    model = Case("lstm", (5,), {"hidden": 12}).model()
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_sequences_may_have_any_length_and_step_t_sees_no_later_symbol(name: str) -> None:
+    model = Case(name, (5,), {"hidden": 12}).model()
     tokens = torch.tensor([[1, 2, 3, 4, 5, 6, 7]])
     changed = tokens.clone()
     changed[0, 4] = 9
