@@ -9,7 +9,7 @@ from fedmomentum.clients.spec import ModelSpec
 from torch import Tensor, nn
 
 from fedmomentum import models
-from fedmomentum.trees import Tree, fault
+from fedmomentum.trees import Tree, cast_like, same_layout
 
 
 class Network:
@@ -33,21 +33,22 @@ class Network:
         return {**{n: p.detach() for n, p in self.params.items()}, **self.buffers}
 
     def load(self, tree: Mapping[str, Tensor]) -> None:
-        """Set every tensor from a tree of the same layout.
+        """Set every tensor from a tree of the same layout, cast to the network's dtypes.
+
+        Some servers send float64 (Flower's own FedAdam does); a client has its own precision all the same.
 
         Raises:
-            ValueError: a tensor is missing or has another shape or dtype; the message names it.
+            KeyError: a tensor is missing or unknown; the message names it.
+            ValueError: a tensor has another shape; the message names it.
         """
-        own = self.tree()
-        if (reason := fault(tree, own)) is not None:
-            raise ValueError(reason)
+        same_layout(tree, self.tree())
         self.copy(tree)
 
     def copy(self, tree: Mapping[str, Tensor]) -> None:
         """Set every tensor from a tree that is known to fit."""
         with torch.no_grad():
             for name, own in self.tree().items():
-                own.copy_(tree[name])
+                own.copy_(cast_like(tree[name], own))
 
     def inputs(self, x: Tensor) -> Tensor:
         """Give a minibatch in the layout that the network likes best."""

@@ -45,11 +45,12 @@ class Worker:
         """Train or evaluate a block from the records of the round (``arrays`` is the model).
 
         Raises:
-            ValueError: the model of the round is not of the layout of the worker's network.
+            KeyError, ValueError: the model of the round is not of the layout of the worker's network.
         """
         began = time.perf_counter()
         trees = to_records(records, self.spec.device)
         self.network.load(trees[ARRAYS])
+        trees[ARRAYS] = {name: tensor.clone() for name, tensor in self.network.tree().items()}
         collector = self._train(task, trees) if task.kind == "train" else self._evaluate(task)
         return collector.result(task.index, time.perf_counter() - began)
 

@@ -227,7 +227,7 @@ def test_a_model_of_another_layout_is_refused_by_name():
     data, wanted = federation(), spec()
     sent = records(wanted)
     del sent["arrays"]["fc2.bias"]
-    with pytest.raises(ValueError, match=r"fc2\.bias"):
+    with pytest.raises(KeyError, match=r"fc2\.bias"):
         Worker(wanted, data).run(train_task(), sent)
 
 
