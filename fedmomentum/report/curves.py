@@ -105,7 +105,7 @@ def collect(series: Mapping[str, Rows], metric: str) -> list[Curve]:
         values = [{float(row["round"]): _number(row[metric]) for row in rows if metric in row} for rows in runs]
         rounds = sorted({r for run in values for r in run if all(r in other for other in values)})
         points = [[run[r] for run in values] for r in rounds]
-        mean = [math.fsum(p) / len(p) if all(map(math.isfinite, p)) else math.nan for p in points]
+        mean = [math.fsum(p) / len(p) for p in points]
         low, high = (
             [pick(p) if math.isfinite(m) else m for p, m in zip(points, mean, strict=True)] for pick in (min, max)
         )
@@ -118,7 +118,7 @@ def _without_seed(arm: str) -> str:
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
 
 
 def _looks(count: int) -> list[tuple[Any, str]]:

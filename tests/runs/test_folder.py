@@ -101,6 +101,15 @@ def test_a_resumed_run_leaves_the_rows_of_an_unbroken_one(make: Make) -> None:
         assert (broken.path / table).read_bytes() == (whole.path / table).read_bytes()
 
 
+def test_a_run_that_begins_afresh_leaves_nothing_of_the_one_before(make: Make) -> None:
+    folder = make()
+    for loss in (2.0, 3.0):
+        recorder = Recorder(folder)
+        recorder.start(Start("quick", 2))
+        recorder.round_end(RoundEnd(0, 2, {"loss": loss}))  # the model at the start, before round 1
+    assert load_run(folder.path).metrics == [{"round": 0, "loss": 3.0}]
+
+
 def test_a_restart_reads_as_running_until_it_ends(make: Make) -> None:
     folder = make()
     play(folder, rounds=2, status="interrupted")

@@ -1,0 +1,56 @@
+"""Finding the nodes of a round: a wait that ends, and a choice that is checked."""
+
+from __future__ import annotations
+
+import time
+from logging import INFO, WARNING
+
+from fedmomentum.strategies.cohort import Cohort
+from flwr.serverapp import Grid
+from flwr.supercore import log
+
+
+def wait_for_nodes(grid: Grid, needed: int, timeout: float, *, poll: float = 1.0) -> list[int]:
+    """Give the connected nodes, sorted, as soon as there are enough of them.
+
+    Args:
+        grid: where nodes connect.
+        needed: how many there must be.
+        timeout: seconds to wait at the most.
+        poll: seconds between two looks.
+
+    Raises:
+        TimeoutError: there are still too few; the message says how many there are and how many it takes.
+    """
+    deadline = time.monotonic() + timeout
+    waiting = False
+    while len(nodes := sorted(grid.get_node_ids())) < needed:
+        left = deadline - time.monotonic()
+        if left <= 0.0:
+            raise TimeoutError(
+                f"{len(nodes)} nodes are connected and {needed} are needed; waited {timeout:g} s (node_timeout). "
+                "Start more nodes, or lower min_train_nodes, min_evaluate_nodes or min_available_nodes"
+            )
+        if not waiting:
+            log(INFO, "waiting up to %g s for nodes: %d connected, %d needed", timeout, len(nodes), needed)
+            waiting = True
+        time.sleep(min(poll, left))
+    return nodes
+
+
+def choose(cohort: Cohort, server_round: int, nodes: list[int]) -> list[int]:
+    """Ask a cohort for the nodes of a round and hold it to its contract.
+
+    Raises:
+        ValueError: it chose a node that is not connected, or one twice.
+    """
+    chosen = [int(node) for node in cohort.choose(server_round, nodes)]
+    strangers = set(chosen).difference(nodes)
+    if strangers:
+        raise ValueError(f"round {server_round}: the cohort chose node {min(strangers)}, which is not connected")
+    if len(set(chosen)) < len(chosen):
+        twice = next(node for i, node in enumerate(chosen) if node in chosen[:i])
+        raise ValueError(f"round {server_round}: the cohort chose node {twice} twice")
+    if not chosen:
+        log(WARNING, "round %d: the cohort is empty", server_round)
+    return chosen

@@ -1,0 +1,97 @@
+"""Between Flower's ArrayRecords, numpy views and trees of tensors, at the price of a copy or of none.
+
+An ``Array`` holds the bytes of a ``.npy`` file. Reading one through ``numpy.load`` copies twice and parses the header
+as Python source each time; here the header is parsed once for each distinct one, and the numbers are viewed in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from io import BytesIO
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedmomentum.trees import Tree
+
+Views: TypeAlias = dict[str, NDArray[Any]]
+"""Named arrays that share memory with the record they were read from: never write to one."""
+
+_STYPE = "numpy.ndarray"
+_VERSION_1 = b"\x93NUMPY\x01\x00"
+_PREFIX = len(_VERSION_1) + 2  # the magic string, then two bytes with the length of the header
+
+
+@lru_cache(maxsize=4096)
+def _parse(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    return np.lib.format.read_array_header_1_0(BytesIO(header))
+
+
+@lru_cache(maxsize=4096)
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    buffer = BytesIO()
+    layout = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, layout)
+    return buffer.getvalue()
+
+
+def view(array: Array) -> NDArray[Any]:
+    """Give the numbers of one ``Array`` without copying them; the result is read-only.
+
+    Raises:
+        ValueError: the bytes are not those of an array of numbers in the shape and dtype that the ``Array`` states.
+        TypeError: it is serialized in another way than numpy's.
+    """
+    data = array.data
+    if array.stype != _STYPE or not data.startswith(_VERSION_1):
+        numbers = array.numpy()
+    else:
+        start = _PREFIX + int.from_bytes(data[_PREFIX - 2 : _PREFIX], "little")
+        shape, fortran, dtype = _parse(data[_PREFIX - 2 : start])
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects, not numbers")
+        count = math.prod(shape)
+        if len(data) - start != count * dtype.itemsize:
+            raise ValueError(f"{len(data) - start} bytes where {count * dtype.itemsize} make an array {list(shape)}")
+        flat = np.frombuffer(data, dtype, count=count, offset=start)
+        numbers = flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+    if numbers.dtype.kind not in "biuf":
+        raise ValueError(f"it holds {numbers.dtype}, not real numbers")
+    return numbers if numbers.dtype.isnative else numbers.astype(numbers.dtype.newbyteorder("="))
+
+
+def views(record: Mapping[str, Array]) -> Views:
+    """Give the numbers of a record without copying them.
+
+    Raises:
+        ValueError: a tensor cannot be read; the message names it.
+    """
+    out: Views = {}
+    for name, array in record.items():
+        try:
+            out[name] = view(array)
+        except Exception as error:  # a client sent these bytes, and numpy has many ways to choke on bad ones
+            raise ValueError(f"tensor '{name}' cannot be read: {error}") from error
+    return out
+
+
+def tree(arrays: Mapping[str, NDArray[Any]]) -> Tree:
+    """Give tensors in memory of their own."""
+    return {name: torch.from_numpy(np.array(x, order="C")) for name, x in arrays.items()}
+
+
+def record(tensors: Mapping[str, Tensor] | Mapping[str, NDArray[Any]]) -> ArrayRecord:
+    """Give the ArrayRecord of named tensors or arrays: the very bytes that Flower's own conversion gives."""
+    out = ArrayRecord()
+    for name, x in tensors.items():
+        numbers = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
+        shape = tuple(int(length) for length in numbers.shape)
+        data = _header(numbers.dtype, shape) + numbers.tobytes()
+        out[name] = Array(str(numbers.dtype), shape, _STYPE, data)
+    return out
