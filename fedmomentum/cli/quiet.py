@@ -16,7 +16,6 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the behaviour whose absence Ray warns about in every process
-    "RAY_BACKEND_LOG_LEVEL": "error",
     "GRPC_VERBOSITY": "ERROR",
 }
 
