@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,10 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Module
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s.yaml").write_text("name: quick\n")
     module.install(monkeypatch)
+    monkeypatch.setattr("fedmomentum.cli.quiet.ENVIRONMENT", {})
     yield module
+    for name in ("flwr", "ray"):  # hush() is for a process that ends with its command
+        vars(logging.getLogger(name)).pop("setLevel", None)
 
 
 @pytest.fixture
