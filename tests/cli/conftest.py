@@ -22,9 +22,12 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Module
     (tmp_path / "s.yaml").write_text("name: quick\n")
     module.install(monkeypatch)
     monkeypatch.setattr("fedmomentum.cli.quiet.ENVIRONMENT", {})
+    loggers = [logging.getLogger(name) for name in ("flwr", "ray")]
+    levels = [logger.level for logger in loggers]
     yield module
-    for name in ("flwr", "ray"):  # hush() is for a process that ends with its command
-        vars(logging.getLogger(name)).pop("setLevel", None)
+    for logger, level in zip(loggers, levels, strict=True):  # hush() is for a process that ends with its command
+        vars(logger).pop("setLevel", None)
+        logger.setLevel(level)
 
 
 @pytest.fixture
