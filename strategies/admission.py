@@ -215,11 +215,11 @@ def silent(asked: Sequence[int], replies: Sequence[Reply], failures: Sequence[Fa
     return [Failure(node, "no reply came in time", kind="late") for node in asked if node not in answered]
 
 
-def log_admission(step: str, accepted: int, failures: Sequence[Failure]) -> None:
+def log_admission(when: str, accepted: int, failures: Sequence[Failure]) -> None:
     """Say in one line how many replies are used and who is left out, and why."""
     if not failures:
-        log(INFO, "%s: %d replies", step, accepted)
+        log(INFO, "%s: %d replies", when, accepted)
         return
     named = "; ".join(f"node {failure.client}: {failure.reason}" for failure in failures[:5])
     more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
-    log(WARNING, "%s: %d replies, %d not used: %s%s", step, accepted, len(failures), named, more)
+    log(WARNING, "%s: %d replies, %d not used: %s%s", when, accepted, len(failures), named, more)

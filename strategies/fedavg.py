@@ -60,10 +60,11 @@ class FedAvg(Strategy):
         seed: of the cohorts; node ids are sorted before the draw, and the global random state is never used.
         cohort: chooses who trains, in place of ``fraction_train`` and ``min_train_nodes``.
         quorum: replies that must be admitted: a number of clients (int), or a share of those asked (float in (0, 1]).
+            None is one reply. A round whose cohort is empty is skipped.
         on_missed_quorum: ``keep`` the old model, or ``stop`` with an error.
         node_timeout: seconds to wait for enough nodes to connect.
         buffers: exact names of the buffers; None finds them: names that end in ``running_mean``, ``running_var`` or
-            ``num_batches_tracked``, and every tensor that is not floating.
+            ``num_batches_tracked``. A tensor that is not floating always is one.
         accumulation: ``wide`` (float64) or ``native`` (each tensor's own dtype: Flower's bits).
         reduction: ``mean`` lets the engine answer for a block of clients with the mean over them; ``every`` asks for
             each client's own reply. A wrapper that changes single replies, such as Flower's server-side clipping for
@@ -198,10 +199,14 @@ class FedAvg(Strategy):
 
         Raises:
             TimeoutError: too few nodes connected within ``node_timeout`` seconds.
-            ValueError: the cohort chose a node twice or one that is not connected, or a tensor is not of real numbers.
+            ValueError: the cohort chose a node twice or one that is not connected, or the model lacks a buffer
+                that was named, or holds a tensor that is not of real numbers.
         """
         now = self._begin(server_round)
         self._sent, self._asked = records.views(arrays), []
+        unknown = sorted(set(self.buffers or ()).difference(self._sent))
+        if unknown:
+            raise ValueError(f"buffers names '{unknown[0]}', which is not in the model")
         self._old = records.tree({name: x for name, x in self._sent.items() if not self._is_buffer(name, x)})
         expected = self.extra_in_replies(self._old)
         self._extras = {name: {key: x.numpy() for key, x in extra.items()} for name, extra in expected.items()}
@@ -213,7 +218,6 @@ class FedAvg(Strategy):
             needed = max(needed, self.min_train_nodes)
         nodes = wait_for_nodes(grid, needed, self.node_timeout)
         self.population, self._asked = len(nodes), choose(cohort, now, nodes)
-        log(INFO, "configure_train: %d of %d nodes", len(self._asked), len(nodes))
 
         filled = {**config, protocol.SERVER_ROUND: now, protocol.REDUCTION: self._reduction(config)}
         if self.buffers is not None:
@@ -240,15 +244,17 @@ class FedAvg(Strategy):
         admitted, self.rejected = admit(replies, expected)
         self.rejected += silent(self._asked, admitted, self.rejected)
         self.accepted = sum(len(reply.clients) for reply in admitted)
-        self.round = server_round + self._offset
-        log_admission("aggregate_train", self.accepted, self.rejected)
+        now = server_round + self._offset
+        log_admission(f"round {now}", self.accepted, self.rejected)
 
-        if not self._quorate():
+        enough = self._quorate(now)
+        self.round = now
+        if not enough:
             return None, None
         metrics = self._metrics(admitted, self.train_metrics_aggr_fn)
         weights = [reply.weight for reply in admitted]
         if not 0.0 < sum(weights) < math.inf:
-            log(WARNING, "round %d: the weights sum to %s; the old model is kept", self.round, sum(weights))
+            log(WARNING, "round %d: the weights sum to %s; the old model is kept", now, sum(weights))
             return None, metrics
         mean = weighted_mean([reply.arrays for reply in admitted], weights, sent, accumulation=self.accumulation)
         old = self._old
@@ -283,9 +289,9 @@ class FedAvg(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Admit the replies and average their metrics; None where there is none."""
         admitted, rejected = admit(replies, Expected(self.weighted_by_key))
-        if not admitted and not rejected:
-            return None
-        log_admission("aggregate_evaluate", sum(len(reply.clients) for reply in admitted), rejected)
+        if rejected:
+            now = server_round + self._offset
+            log_admission(f"round {now}, evaluation", sum(len(reply.clients) for reply in admitted), rejected)
         return self._metrics(admitted, self.evaluate_metrics_aggr_fn) if admitted else None
 
     def summary(self) -> None:
@@ -317,11 +323,11 @@ class FedAvg(Strategy):
         return str(config.get(protocol.REDUCTION, self.reduction))
 
     def _is_buffer(self, name: str, x: NDArray[Any]) -> bool:
-        if self.buffers is not None:
-            return name in self.buffers
-        return x.dtype.kind != "f" or name.rpartition(".")[2] in _BATCH_NORM
+        if x.dtype.kind != "f":
+            return True
+        return name.endswith(_BATCH_NORM) if self.buffers is None else name in self.buffers
 
-    def _quorate(self) -> bool:
+    def _quorate(self, now: int) -> bool:
         if isinstance(self.quorum, float):
             needed = max(1, math.ceil(self.quorum * len(self._asked) - 1e-9))
         else:
@@ -330,7 +336,7 @@ class FedAvg(Strategy):
             return True
         if not self._asked and not self.accepted:
             return False
-        text = f"round {self.round}: {self.accepted} of {len(self._asked)} replies are good, {needed} are needed"
+        text = f"round {now}: {self.accepted} of {len(self._asked)} replies are good, {needed} are needed"
         if self.quorum is not None and self.on_missed_quorum == "stop":
             raise AggregationError(text)
         log(WARNING, "%s; the old model is kept", text)

@@ -16,7 +16,6 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the behaviour whose absence Ray warns about in every process
-    "RAY_BACKEND_LOG_LEVEL": "error",
     "GRPC_VERBOSITY": "ERROR",
 }
 
@@ -25,14 +24,16 @@ def hush() -> None:
     """Silence Flower and Ray below errors, before they are imported; what the user's environment says goes first."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # Both set the levels of their loggers when imported, so a level set now would not last; a filter does.
     for name in ("flwr", "ray"):
-        logging.getLogger(name).addFilter(_errors_only)
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.ERROR)
+        # Both set their level again when they are imported or started, and the loggers below them go by it.
+        logger.setLevel = _leave_it  # type: ignore[method-assign]
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray(\.|$)")
 
 
-def _errors_only(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
+def _leave_it(level: int | str) -> None:
+    """Stand in for ``Logger.setLevel``."""
 
 
 @contextmanager

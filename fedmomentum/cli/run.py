@@ -14,7 +14,6 @@ from typing import TextIO
 
 from fedmomentum import scenario
 from fedmomentum.cli import CLAIM, INTERNAL, INTERRUPTED, OK
-from fedmomentum.cli.find import find
 from fedmomentum.cli.progress import Lines, Progress
 from fedmomentum.cli.quiet import hush, stdout_to_stderr
 from fedmomentum.cli.summary import as_json, final_lines
@@ -24,8 +23,7 @@ from fedmomentum.runs.atomic import finite
 
 def command(args: argparse.Namespace) -> int:
     """Run a scenario; give the exit code."""
-    path = find(args.scenario)
-    loaded = scenario.load(path, args.overrides)  # faults show before anything heavy loads
+    loaded = scenario.load(args.scenario, args.overrides)  # faults show before anything heavy loads
     if not args.debug:
         hush()
     stream = sys.stderr if args.json else sys.stdout
@@ -35,7 +33,7 @@ def command(args: argparse.Namespace) -> int:
 
         try:
             with watch(stream, title, [arm.name for arm in loaded.arms], quiet=args.quiet) as progress:
-                result = api.run(path, overrides=args.overrides, out=args.out, listeners=[progress])
+                result = api.run(loaded.path, overrides=args.overrides, out=args.out, listeners=[progress])
         except BaseException:
             say_what_was_kept(args.out)
             raise

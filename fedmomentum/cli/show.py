@@ -30,13 +30,9 @@ def command(args: argparse.Namespace) -> int:
 
 def show_scenario(args: argparse.Namespace) -> str:
     """Give the scenario as YAML with every default filled in."""
-    import yaml
-
     from fedmomentum import scenario
-    from fedmomentum.cli.find import find
 
-    loaded = scenario.load(find(args.what), args.overrides)
-    return yaml.safe_dump(loaded.resolved(), sort_keys=False, allow_unicode=True, width=100).rstrip()
+    return scenario.as_yaml(scenario.load(args.what, args.overrides).resolved()).rstrip()
 
 
 def show_run(run: Run, rows: int) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 from fedmomentum import scenario
 from fedmomentum.cli import OK, USER
-from fedmomentum.cli.find import find
 from fedmomentum.errors import UserError
 
 
@@ -17,7 +16,7 @@ def command(args: argparse.Namespace) -> int:
     code = OK
     for name in args.scenarios:
         try:
-            loaded = scenario.load(find(name), args.overrides)
+            loaded = scenario.load(name, args.overrides)
         except UserError as error:
             print(error, file=sys.stderr)
             code = USER

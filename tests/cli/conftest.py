@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,13 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Module
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s.yaml").write_text("name: quick\n")
     module.install(monkeypatch)
+    monkeypatch.setattr("fedmomentum.cli.quiet.ENVIRONMENT", {})
+    loggers = [logging.getLogger(name) for name in ("flwr", "ray")]
+    levels = [logger.level for logger in loggers]
     yield module
+    for logger, level in zip(loggers, levels, strict=True):  # hush() is for a process that ends with its command
+        vars(logger).pop("setLevel", None)
+        logger.setLevel(level)
 
 
 @pytest.fixture

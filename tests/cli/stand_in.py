@@ -17,7 +17,6 @@ from fedmomentum.errors import UserError
 from fedmomentum.events import End, Failure, RoundEnd, Start
 from fedmomentum.runs import Recorder, RunFolder
 
-HERE = Path(__file__)
 TOP = {"FedAvg": 0.8, "FedAvgM": 0.9}
 ROUNDS = 10
 RESOLVED = {"name": "quick", "question": "Does momentum help?", "rounds": ROUNDS, "client": {"lr": 0.05}}
@@ -96,31 +95,14 @@ def run(path: object, *, overrides: Sequence[str] = (), out: str = "runs", liste
     )
 
 
-def schema_json() -> dict[str, Any]:
-    from typing import Annotated, Literal
+def choices(path: str) -> dict[str, str]:
+    return {"client.optimizer": {"sgd": "Plain steps against the gradient.", "adam": "Scaled by second moments."}}[path]
 
-    from pydantic import BaseModel, Field
 
-    class Sgd(BaseModel):
-        """Plain steps against the gradient.
+def as_yaml(value: object) -> str:
+    import yaml
 
-        More about it.
-        """
-
-        name: Literal["sgd"] = "sgd"
-
-    class Adaptive(BaseModel):
-        """Steps scaled by second moments."""
-
-        name: Literal["adam", "yogi"]
-
-    class Client(BaseModel):
-        optimizer: Annotated[Sgd | Adaptive, Field(discriminator="name")] | None = Sgd()
-
-    class Scenario(BaseModel):
-        client: Client = Client()
-
-    return Scenario.model_json_schema()
+    return str(yaml.safe_dump(value))
 
 
 def install(monkeypatch: Any) -> None:
@@ -128,7 +110,9 @@ def install(monkeypatch: Any) -> None:
     import fedmomentum
     from fedmomentum import scenario
 
-    for name, value in {"load": load, "shipped": lambda: {"quickstart": HERE}, "schema_json": schema_json}.items():
+    questions = {"quickstart": "Does momentum help?"}
+    seam = {"load": load, "choices": choices, "as_yaml": as_yaml, "questions": lambda: questions}
+    for name, value in seam.items():
         monkeypatch.setattr(scenario, name, value, raising=False)
     api = ModuleType("fedmomentum.api")
     api.run = run  # type: ignore[attr-defined]

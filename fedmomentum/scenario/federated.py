@@ -1,0 +1,72 @@
+"""``kind: federated``: clients train, a server aggregates, round after round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
+
+from fedmomentum.scenario.block import Misfit
+from fedmomentum.scenario.client import Client, Cosine
+from fedmomentum.scenario.data import Data
+from fedmomentum.scenario.model import Model
+from fedmomentum.scenario.participation import Participation, Uniform
+from fedmomentum.scenario.running import Checkpoint, Engine, Evaluate
+from fedmomentum.scenario.scenario import Scenario
+from fedmomentum.scenario.server import CustomStrategy, Strategy
+
+
+class FederatedScenario(Scenario):
+    """A federated training: the data and who holds it, what clients do, what the server does, for how many rounds."""
+
+    kind: Literal["federated"] = Field(default="federated", description="what is run")
+    rounds: Annotated[int, Field(ge=1, le=1_000_000)] = Field(description="rounds of training")
+    data: Data = Field(description="the examples and their federation")
+    model: Model = Field(description="the network")
+    client: Client = Field(description="local training")
+    strategy: Strategy = Field(description="what the server does with the replies")
+    participation: Participation = Field(default=Uniform(name="uniform"), description="who takes part in a round")
+    engine: Engine = Field(default=Engine(), description="where clients train")
+    evaluate: Evaluate = Field(default=Evaluate(), description="how the model is tested")
+    checkpoint: Checkpoint = Field(default=Checkpoint(), description="how a run is kept so that it can go on")
+
+    def misfits(self) -> Iterator[Misfit]:
+        """Refuse blocks that are each right but cannot be used together."""
+        yield from super().misfits()
+        if self.data.examples not in (*self.model.examples, "any"):
+            wanted = " or a ".join(self.model.examples)
+            yield Misfit(
+                ("model", "name"),
+                f"'{self.model.name}' wants a {wanted}; an example of '{self.data.name}' is a {self.data.examples}",
+            )
+        if self.evaluate.clients and not self.data.validation:
+            yield Misfit(
+                ("evaluate", "clients"),
+                "clients have nothing to test on: set data.validation to the fraction they keep for it, such as 0.1",
+            )
+        if self.client.lr_schedule.warmup >= self.rounds:
+            yield Misfit(
+                ("client", "lr_schedule", "warmup"),
+                f"expected fewer rounds than the {self.rounds} of the scenario, not {self.client.lr_schedule.warmup}",
+            )
+        yield from self._cohort_misfits()
+
+    def _cohort_misfits(self) -> Iterator[Misfit]:
+        population, count = self.data.population, getattr(self.participation, "count", None)
+        if population is not None and count is not None and count > population:
+            yield Misfit(("participation", "count"), f"expected at most the {population} clients, not {count}")
+        if isinstance(self.strategy, CustomStrategy):
+            return
+        quorum = self.strategy.quorum
+        most = count if count is not None else population
+        if isinstance(quorum, int) and most is not None and quorum > most:
+            yield Misfit(("strategy", "quorum"), f"expected at most the {most} clients of a round, not {quorum}")
+
+    def settled(self) -> Self:
+        """Give the scenario whose cosine ends with the last round where it does not say when."""
+        schedule = self.client.lr_schedule
+        if not isinstance(schedule, Cosine) or schedule.rounds is not None:
+            return self
+        client = self.client.model_copy(update={"lr_schedule": schedule.model_copy(update={"rounds": self.rounds})})
+        return self.model_copy(update={"client": client})

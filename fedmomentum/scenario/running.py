@@ -1,0 +1,51 @@
+"""The blocks that say how a scenario runs, not what it asks: ``engine``, ``evaluate``, ``checkpoint``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedmomentum.scenario.block import Auto, Block, Count, NonNegative, Positive, Probability, Whole
+
+
+class Engine(Block):
+    """Where clients train; it changes how long a run takes, not what comes out."""
+
+    name: Literal["ray", "inline"] = Field(default="ray", description="Ray actors, or this process alone")
+    workers: Count | Auto = Field(default="auto", description="Ray actors; auto: as many as the CPUs, or GPUs, allow")
+    cpus: Positive = Field(default=1.0, description="CPUs that Ray sets aside for each worker")
+    gpus: NonNegative = Field(default=0.0, description="GPUs that Ray sets aside for each worker; may be a fraction")
+    address: str | None = Field(
+        default=None, min_length=1, description="of a Ray cluster; null: a local Ray for this run"
+    )
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+        default="auto", description="auto (a GPU where gpus > 0 and there is one), cpu, cuda or cuda:1"
+    )
+    vectorize: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="train the clients of a block stacked, one after another, or as a fixed rule chooses",
+    )
+    block_size: Count | Auto = Field(default="auto", description="clients that a worker takes at a time")
+    threads: Count = Field(
+        default=1, description="torch threads of a worker; sums depend on it, so it is part of the scenario"
+    )
+
+
+class Evaluate(Block):
+    """When and on what the global model is tested."""
+
+    every: Whole = Field(
+        default=1, description="rounds between two tests on the central test set, and after the last; 0: never"
+    )
+    batch_size: Count = Field(default=512, description="test examples at a time")
+    clients: Probability = Field(
+        default=0.0, description="fraction of the clients that test the model on their own validation part"
+    )
+
+
+class Checkpoint(Block):
+    """When a run is kept so that it can go on."""
+
+    every: Whole = Field(default=0, description="rounds between two checkpoints; 0: none")
+    keep: Count = Field(default=2, description="checkpoints that are kept, the latest ones")
