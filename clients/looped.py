@@ -35,7 +35,8 @@ class LoopedTrainer:
         self.spec, self.network, self.make_local = spec, network, make_local
         hyper = {k: v for k, v in spec.optimizer.items() if k != "name"}
         self._names, self._params = list(network.params), list(network.params.values())
-        self._fused = fused_sgd(spec.optimizer["name"], hyper, self._names, self._params)
+        clipped = spec.clip_norm is not None
+        self._fused = None if clipped else fused_sgd(spec.optimizer["name"], hyper, self._names, self._params)
         self._lr = float(hyper["lr"])
         self._noisy = any("dropout" in type(m).__name__.lower() for m in network.module.modules())
 

@@ -32,6 +32,7 @@ class ClientSpec:
         steps: minibatch steps a round, whatever the size of the client's data; exclusive with ``epochs``.
         batch_size: examples a step; None takes all of a client's examples at once.
         lr_schedule: server round (from 0) -> factor on the rule's learning rate; it has to be picklable.
+        clip_norm: largest norm of a minibatch gradient; a longer one is scaled down to it.
         keep_state: whether a client's rule state (its velocity) lives on to the next round it takes part in.
         seed: of the batches.
         vectorize: train the clients of a block stacked (``on``), one after another (``off``), or as the recorded rule
@@ -56,6 +57,7 @@ class ClientSpec:
     vectorize: Vectorize = "auto"
     device: str = "cpu"
     threads: int = 1
+    clip_norm: float | None = None
     method: str = "local_sgd"
     method_options: Mapping[str, Any] = field(default_factory=dict)
 

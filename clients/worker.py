@@ -18,7 +18,7 @@ from fedmomentum.clients.stacked import StackedTrainer
 from fedmomentum.clients.vectorize import choose
 
 from fedmomentum.data import FederatedData
-from fedmomentum.optim import make_rule
+from fedmomentum.optim import chain, clip_by_norm, make_rule
 from fedmomentum.protocol import ARRAYS
 
 
@@ -39,6 +39,8 @@ class Worker:
         hyper = {k: v for k, v in self.spec.optimizer.items() if k != "name"}
         hyper["lr"] = hyper["lr"] * factor
         rule = make_rule(self.spec.optimizer["name"], **hyper)
+        if self.spec.clip_norm is not None:
+            rule = chain(clip_by_norm(self.spec.clip_norm), rule)
         return LOCAL_UPDATES[self.spec.method](rule, **dict(self.spec.method_options))
 
     def run(self, task: BlockTask, records: Mapping[str, Arrays]) -> BlockResult:

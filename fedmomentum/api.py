@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from fedmomentum.data import Dataset
     from fedmomentum.scenario import Arm, LoadedScenario
     from fedmomentum.simulation.executor import Executor
+
+
+MOST_COUNTS = 1000
+"""Clients up to which the class counts of each go into the run folder."""
 
 
 @dataclass
@@ -118,7 +122,8 @@ class _Run:
         self.folder.set_status(status, rounds_done=rounds_done)
         self._draw(federations)
         if status == "finished":
-            self.result.expectations = self.loaded.check(self.result.arms)
+            self.result.expectations = scenarios.check_expectations(self.loaded, self.result.arms)
+            self.folder.set_status(expectations=[asdict(claim) for claim in self.result.expectations] or None)
 
     def _start_ray(self) -> None:
         """Start Ray before torch is imported: its processes come up while this one imports."""
@@ -195,20 +200,22 @@ class _Run:
         for metric in ("accuracy", "loss"):
             if any(metric in row for rows in self.result.arms.values() for row in rows):
                 draw_metric(self.result.arms, metric, folder=self.folder.plots, question=question)
-        drawn: list[object] = []
-        for federation in federations.values():
-            key = (federation.scenario.seed, federation.scenario.data)
-            if key in drawn or federation.data.y.ndim != 1:
-                continue
-            drawn.append(key)
-            summary = summarise(federation.data.y, federation.data.partition, federation.data.classes)
-            name = "partition" if len(drawn) == 1 else f"partition-{len(drawn)}"
-            draw_partition(
-                summary.counts,
-                folder=self.folder.plots,
-                name=name,
-                question=f"Who holds what: {federation.scenario.data.partition.name}",
-            )
+        splits: dict[object, list[str]] = {}
+        for arm, federation in federations.items():
+            if federation.data.y.ndim == 1:
+                splits.setdefault((federation.scenario.seed, federation.scenario.data), []).append(arm)
+        records = []
+        for number, arms in enumerate(splits.values(), start=1):
+            data, settings = federations[arms[0]].data, federations[arms[0]].scenario.data
+            summary = summarise(data.y, data.partition, data.classes)
+            record: dict[str, object] = {"arms": arms, "summary": summary.as_dict()}
+            if len(summary.counts) <= MOST_COUNTS:
+                record["counts"] = summary.counts.tolist()
+            records.append(record)
+            name = "partition" if number == 1 else f"partition-{number}"
+            title = f"Who holds what: {settings.name}, {settings.partition.name}"
+            draw_partition(summary.counts, folder=self.folder.plots, name=name, question=title)
+        self.folder.write_partitions(records)
 
     def close(self) -> None:
         """Give back workers, and Ray where it was started here."""

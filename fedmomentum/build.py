@@ -91,6 +91,16 @@ def options(model: Any, *leave_out: str) -> dict[str, Any]:
     return {k: v for k, v in model.model_dump(exclude={"name", *leave_out}).items() if v is not None}
 
 
+def optimizer(settings: Any) -> dict[str, Any]:
+    """Give the settings of an optimizer as :func:`fedmomentum.optim.make_rule` takes them, its name among them."""
+    wanted, name = options(settings), settings.name
+    if "betas" in wanted:
+        wanted["beta1"], wanted["beta2"] = wanted.pop("betas")
+    if name == "adamw":  # decoupled is what the W stands for: with l2 decay it is Adam
+        name = "adamw" if wanted.pop("decay") == "decoupled" else "adam"
+    return {"name": name, **({"decay": "l2"} if name == "adam" else {}), **wanted}
+
+
 def build_data(scenario: FederatedScenario, cache: dict[str, Dataset] | None = None) -> tuple[FederatedData, str]:
     """Load the data set, give each client its part, and give the data set's checksum."""
     settings = scenario.data
@@ -127,14 +137,14 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         seed=scenario.seed,
         options=options(scenario.model, "options") | dict(getattr(scenario.model, "options", None) or {}),
     )
-    schedule = options(client.lr_schedule) | {"name": client.lr_schedule.name}
     return ClientSpec(
         model=model,
-        optimizer={"name": client.optimizer.name, **options(client.optimizer)},
+        optimizer=optimizer(client.optimizer),
         epochs=client.epochs,
         steps=client.steps,
         batch_size=None if client.batch_size == "all" else client.batch_size,
-        lr_schedule=None if schedule == {"name": "constant"} else make_schedule(lr=1.0, **schedule),
+        lr_schedule=_factor(client.lr_schedule),
+        clip_norm=client.clip_norm,
         keep_state=client.state == "keep",
         seed=scenario.seed,
         vectorize=scenario.engine.vectorize,
@@ -143,19 +153,32 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
     )
 
 
+def _factor(schedule: Any) -> Callable[[int], float] | None:
+    """Give round (from 0) -> factor on the learning rate; None where it stays 1."""
+    wanted = options(schedule)
+    if "rounds" in wanted:
+        wanted["steps"] = wanted.pop("rounds")
+    return (
+        None
+        if schedule.name == "constant" and not wanted["warmup"]
+        else make_schedule(schedule.name, value=1.0, **wanted)
+    )
+
+
 def build_cohort(scenario: FederatedScenario, data: FederatedData) -> Callable[..., Any]:
     """Give the policy that chooses the clients of a round."""
     settings = scenario.participation
     choice: Any
     if settings.name == "bernoulli":
-        choice = cohorts.BernoulliCohort(settings.probability, seed=scenario.seed)
+        choice = cohorts.BernoulliCohort(probability=settings.probability, seed=scenario.seed)
     elif settings.name == "weighted":
         weights = {client: float(size) for client, size in enumerate(data.sizes)}
-        choice = cohorts.WeightedCohort(weights, **options(settings, *_FAULTS), seed=scenario.seed)
+        choice = cohorts.WeightedCohort(weights=weights, minimum=1, **options(settings, *_FAULTS), seed=scenario.seed)
     else:
-        choice = cohorts.UniformCohort(**options(settings, *_FAULTS), seed=scenario.seed)
-    if settings.availability is not None:
-        choice = cohorts.CyclicCohort(choice, **options(settings.availability), seed=scenario.seed)
+        choice = cohorts.UniformCohort(**options(settings, *_FAULTS), minimum=1, seed=scenario.seed)
+    if (day := settings.availability) is not None:
+        share = day.window / day.period
+        choice = cohorts.CyclicCohort(inner=choice, period=day.period, window=share, seed=scenario.seed)
     return choice  # type: ignore[no-any-return]
 
 
@@ -170,8 +193,7 @@ def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Ne
     if settings.name not in STRATEGIES:
         return _foreign_strategy(settings.name, wanted)
     if settings.name == "fedopt":
-        rule = dict(wanted.pop("rule"))
-        wanted["rule"] = make_rule(rule.pop("name"), **{k: v for k, v in rule.items() if v is not None})
+        wanted["rule"] = make_rule(**optimizer(settings.rule))
     return STRATEGIES[settings.name](
         **wanted,
         seed=scenario.seed,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCENARIO, RESOLVED = "scenario.yaml", "resolved.yaml"
+PARTITION = "partition.json"
 PROVENANCE, STATUS = "provenance.json", "status.json"
 METRICS, CLIENTS, FAILURES = "metrics.jsonl", "clients.jsonl", "failures.jsonl"
 MODEL, PLOTS, ARMS = "model.safetensors", "plots", "arms"
@@ -116,6 +117,10 @@ class RunFolder:
         """Write ``provenance.json``; see :func:`fedmomentum.runs.provenance`."""
         write_json(self.path / PROVENANCE, facts)
 
+    def write_partitions(self, partitions: Sequence[Mapping[str, object]]) -> None:
+        """Write ``partition.json``: for each way the data was split, the arms that share it, a summary, the counts."""
+        write_json(self.path / PARTITION, list(partitions))
+
     def save_parameters(self, tree: Mapping[str, Tensor], **metadata: object) -> Path:
         """Write ``model.safetensors`` and give its path; see :func:`fedmomentum.runs.save_parameters`."""
         from fedmomentum.runs.parameters import save_parameters
@@ -152,9 +157,9 @@ def _make_new(parent: Path, stem: str) -> Path:
 
 
 def _yaml(value: Mapping[str, Any]) -> str:
-    import yaml
+    from fedmomentum.scenario import as_yaml
 
-    return yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, width=100)
+    return as_yaml(dict(value))
 
 
 def _now() -> str:
