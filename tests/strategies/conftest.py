@@ -102,7 +102,9 @@ def content():
 def training():
     """Make a client of a function ``(arrays, round) -> arrays``, with its weight."""
 
-    def make(step: Callable[[dict[str, np.ndarray], int], Mapping[str, Any]], weight: Any = 1, **metrics: Any) -> Client:
+    def make(
+        step: Callable[[dict[str, np.ndarray], int], Mapping[str, Any]], weight: Any = 1, **metrics: Any
+    ) -> Client:
         def client(message: Message) -> RecordDict:
             if message.metadata.message_type == "evaluate":
                 return RecordDict({"metrics": MetricRecord({"num-examples": weight, **metrics})})
@@ -128,7 +130,9 @@ def play():
         current = start if isinstance(start, ArrayRecord) else record_of(start)
         history = []
         for server_round in rounds:
-            messages = strategy.configure_train(server_round, current, ConfigRecord() if config is None else config, grid)
+            messages = strategy.configure_train(
+                server_round, current, ConfigRecord() if config is None else config, grid
+            )
             new, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages))
             current = current if new is None else new
             history.append(arrays_of(current))
@@ -139,7 +143,7 @@ def play():
 
 @pytest.fixture
 def answer():
-    """Aggregate given answers, one a node (a list, or by node id), in one round that sent ``model``: (arrays, metrics)."""
+    """Aggregate given answers, a list or by node id, in one round that sent ``model``: (arrays, metrics)."""
 
     def run(strategy: Strategy, model: Mapping[str, Any], answers: Mapping[int, Any] | list[Any]) -> tuple[Any, Any]:
         by_node = answers if isinstance(answers, Mapping) else dict(enumerate(answers, start=1))

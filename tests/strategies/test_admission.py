@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import fedmomentum.strategies as ours
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-
-import fedmomentum.strategies as ours
 
 MODEL = {"a": np.zeros((2, 2), np.float32), "n": np.asarray(3, np.int64)}
 GOOD = {"a": np.ones((2, 2), np.float32), "n": np.asarray(5, np.int64)}
@@ -34,7 +33,10 @@ FAULTS = {
     "shape": (reply({**GOOD, "a": GOOD["a"][0]}), "tensor 'a' has shape [2], the model has [2, 2]"),
     "same size": (reply({**GOOD, "a": GOOD["a"].reshape(4, 1)}), "tensor 'a' has shape [4, 1], the model has [2, 2]"),
     "float for integer": (reply({**GOOD, "n": np.asarray(5.0)}), "tensor 'n' is float64, the model has int64"),
-    "integer for float": (reply({**GOOD, "a": np.ones((2, 2), np.int32)}), "tensor 'a' is int32, the model has float32"),
+    "integer for float": (
+        reply({**GOOD, "a": np.ones((2, 2), np.int32)}),
+        "tensor 'a' is int32, the model has float32",
+    ),
     "too large a float": (reply({**GOOD, "a": np.full((2, 2), 1e300)}), "holds float64 values that do not fit"),
     "too large an integer": (reply({**GOOD, "n": np.asarray(2**64 - 1, np.uint64)}), "holds uint64 values that do not"),
     "complex": (reply({**GOOD, "a": np.ones((2, 2), np.complex64)}), "tensor 'a' cannot be read: it holds complex64"),
@@ -110,7 +112,9 @@ def test_when_every_reply_is_bad_the_old_model_stays(answer, caplog):
 
 def test_evaluation_admits_one_reply_at_a_time(grid_of):
     answers = {1: metrics(**{"num-examples": 3, "loss": 1.0}), 2: metrics(**{"num-examples": -3, "loss": 9.0})}
-    grid = grid_of({node: (lambda m, record=record: RecordDict({"metrics": record})) for node, record in answers.items()})
+    grid = grid_of(
+        {node: (lambda m, record=record: RecordDict({"metrics": record})) for node, record in answers.items()}
+    )
     strategy = ours.FedAvg()
     messages = strategy.configure_evaluate(1, ArrayRecord(), ConfigRecord(), grid)
     assert dict(strategy.aggregate_evaluate(1, grid.send_and_receive(messages))) == {"loss": 1.0}

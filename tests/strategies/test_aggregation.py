@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
+import fedmomentum.strategies as ours
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, MetricRecord, RecordDict
-
-import fedmomentum.strategies as ours
 from fedmomentum.strategies.aggregation import mean_metrics, weighted_mean
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 
 @pytest.mark.parametrize("accumulation", ["wide", "native"])
@@ -85,7 +84,9 @@ def blocks_of(contents, groups):
             record[name] = type(record[name])(np.asarray(mean, dtype=record[name].dtype))
         losses = [float(member["metrics"]["loss"]) for member in members]
         table = {"client": list(group), "num-examples": [float(w) for w in weights], "loss": losses}
-        metrics = MetricRecord({"num-examples": float(sum(weights)), "loss": float(np.average(losses, weights=weights))})
+        metrics = MetricRecord(
+            {"num-examples": float(sum(weights)), "loss": float(np.average(losses, weights=weights))}
+        )
         out.append(RecordDict({"arrays": record, "metrics": metrics, "members": ConfigRecord(table)}))
     return out
 
@@ -95,7 +96,9 @@ def test_a_block_stands_for_its_members(name, content, model, answer):
     rng = np.random.default_rng(2)
     start = model(np.float32)
     contents = {
-        client: content({k: (x + rng.normal(size=x.shape)).astype(np.float32) for k, x in start.items()}, client, loss=1 / client)
+        client: content(
+            {k: (x + rng.normal(size=x.shape)).astype(np.float32) for k, x in start.items()}, client, loss=1 / client
+        )
         for client in range(1, 11)
     }
     options = {"server_momentum": 0.9} if name == "FedAvgM" else {}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 
+import fedmomentum.strategies as ours
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord
 from flwr.serverapp import strategy as stock
-
-import fedmomentum.strategies as ours
 
 PAIRS = ["FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"]
 
@@ -29,7 +28,9 @@ def test_positional_parameters_have_flowers_order(name):
     assert getattr(ours, name)(0.5, 0.25, 3).min_train_nodes == 3
 
 
-@pytest.mark.parametrize(("dtype", "accumulation"), [(np.float32, "native"), (np.float64, "wide"), (np.float64, "native")])
+@pytest.mark.parametrize(
+    ("dtype", "accumulation"), [(np.float32, "native"), (np.float64, "wide"), (np.float64, "native")]
+)
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -56,14 +57,14 @@ def test_averages_and_heavy_ball_have_flowers_bits(
 def test_the_flower_convention_has_flowers_numbers(name, options, grid_of, drifting, model, play):
     start = model(np.float64)
     theirs = play(getattr(stock, name)(**options), grid_of(drifting(np.float64)), start, range(1, 7))
-    mine = play(
-        getattr(ours, name)(convention="flower", **options), grid_of(drifting(np.float64)), start, range(1, 7)
-    )
+    mine = play(getattr(ours, name)(convention="flower", **options), grid_of(drifting(np.float64)), start, range(1, 7))
     for a, b in zip(mine, theirs, strict=True):
         for key in start:
             np.testing.assert_allclose(a[key], b[key], rtol=1e-12, atol=1e-13)
     if name != "FedAdagrad":  # Keras's Adagrad is Flower's
-        other = play(getattr(ours, name)(convention="keras", **options), grid_of(drifting(np.float64)), start, range(1, 7))
+        other = play(
+            getattr(ours, name)(convention="keras", **options), grid_of(drifting(np.float64)), start, range(1, 7)
+        )
         assert not np.allclose(other[-1]["w"], theirs[-1]["w"], rtol=1e-3)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import fedmomentum.strategies as ours
 import numpy as np
 import pytest
 import torch
 
-import fedmomentum.strategies as ours
 from fedmomentum.optim import adam, make_rule
 
 X0 = {"w": np.linspace(-1.0, 2.0, 6).reshape(2, 3), "b": np.array([0.3, -4.0])}
@@ -209,7 +209,10 @@ def test_a_schedule_and_a_hyperparameter_changed_by_hand_count(grid_of, training
     clients = {node: training(lambda x, r: {"w": x["w"] - 1.0}) for node in (1, 2)}
     start = {"w": np.zeros(1)}
     by_schedule = play(
-        ours.FedAvgM(server_learning_rate=lambda step: 0.5**step, server_momentum=0.5), grid_of(clients), start, [1, 2, 3]
+        ours.FedAvgM(server_learning_rate=lambda step: 0.5**step, server_momentum=0.5),
+        grid_of(clients),
+        start,
+        [1, 2, 3],
     )
     strategy = ours.FedAvgM(server_momentum=0.5)
     by_hand = []

@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 from logging import WARNING
 
+import fedmomentum.strategies as ours
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error
 from flwr.serverapp import strategy as stock
-
-import fedmomentum.strategies as ours
 
 NORM = {
     "fc.weight": np.ones((3, 2), np.float32),
@@ -55,7 +54,10 @@ def test_the_seed_alone_draws_the_cohort(grid_of, training, model, record):
     def cohorts(strategy, order):
         grid = grid_of({node: training(lambda x, r: x) for node in order})
         return [
-            sorted(m.metadata.dst_node_id for m in strategy.configure_train(r, record(model(np.float32)), ConfigRecord(), grid))
+            sorted(
+                m.metadata.dst_node_id
+                for m in strategy.configure_train(r, record(model(np.float32)), ConfigRecord(), grid)
+            )
             for r in range(1, 6)
         ]
 
@@ -161,7 +163,7 @@ def test_waiting_for_nodes_ends(phase, grid_of, training, model, record, monkeyp
         getattr(stock.FedAvg(), f"configure_{phase}")(1, record(model(np.float32)), ConfigRecord(), grid)
 
     strategy = ours.FedAvg(min_available_nodes=3, node_timeout=0.05)
-    with pytest.raises(TimeoutError, match="1 nodes are connected and 3 are needed; waited 0.05 s"):
+    with pytest.raises(TimeoutError, match=r"1 nodes are connected and 3 are needed; waited 0\.05 s"):
         getattr(strategy, f"configure_{phase}")(1, record(model(np.float32)), ConfigRecord(), grid)
 
 
@@ -202,7 +204,9 @@ def test_the_callers_config_is_left_alone(grid_of, training, model, record):
 
 def test_clients_that_never_answer_are_named(answer, content):
     strategy = ours.FedAvg()
-    mine, _ = answer(strategy, X, {4: None, 5: content({"w": np.ones((2, 3), np.float32)}), 6: Error(3, "out of memory")})
+    mine, _ = answer(
+        strategy, X, {4: None, 5: content({"w": np.ones((2, 3), np.float32)}), 6: Error(3, "out of memory")}
+    )
     np.testing.assert_array_equal(mine["w"], np.ones((2, 3), np.float32))
     assert [(f.client, f.kind) for f in strategy.rejected] == [(6, "error"), (4, "late")]
     assert strategy.rejected[0].reason == "out of memory"
