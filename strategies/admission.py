@@ -186,7 +186,9 @@ def _rows(
     table: ConfigRecord, metrics: Mapping[str, object], weighted_by: str
 ) -> tuple[tuple[int, ...], tuple[Report, ...]]:
     """Read the ``MEMBERS`` table of a block; a metric outside it, such as a list, counts alike for all members."""
-    columns = {name: value for name, value in table.items() if isinstance(value, list) and _numeric(value)}
+    columns: dict[str, list[Any]] = {
+        name: value for name, value in table.items() if isinstance(value, list) and _numeric(value)
+    }
     clients, shares = columns.pop("client", None), columns.pop(protocol.NUM_EXAMPLES, None)
     if clients is None or shares is None:
         raise _RejectedError(f"the table of members lacks '{'client' if clients is None else protocol.NUM_EXAMPLES}'")
