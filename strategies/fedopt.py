@@ -35,7 +35,7 @@ class ServerOptimizer(FedAvg):
         rule = self.server_rule()
         if rule is None:
             return mean
-        state = rule.init(old)
+        state = rule.init(old) if self._state is None else self._state
         updates, self._state = rule.update(sub(old, mean), state, old)
         return add(old, updates)
 
