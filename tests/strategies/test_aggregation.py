@@ -29,7 +29,7 @@ def test_the_wide_mean_is_the_exact_mean_rounded_once():
     replies = [{"w": rng.normal(size=size).astype(np.float32) * 10.0**k} for k in (0, 4, -4, 8)]
     weights = [1.0, 2.0, 4.0, 1.0]
     mean = weighted_mean(replies, weights, replies[0])["w"]
-    for i in (0, 1, 32_767, 32_768, size - 1):
+    for i in (0, 1, 16_383, 16_384, 32_767, 32_768, size - 1):
         exact = math.fsum(float(reply["w"][i]) * weight for reply, weight in zip(replies, weights, strict=True)) / 8.0
         assert mean[i] == np.float32(exact)
     assert mean.dtype == np.float32
