@@ -261,9 +261,8 @@ class FedAvg(Strategy):
         means = {name: torch.from_numpy(mean[name]) for name in old}
         new = self.server_update(_widened(old), _widened(means), self._mean_extras(admitted, weights))
         same_layout(new, old)
-        return records.record(
-            {name: cast_like(new[name], old[name]) if name in old else x for name, x in mean.items()}
-        ), metrics
+        stepped = {name: cast_like(new[name], x) for name, x in old.items()}
+        return records.record({**mean, **stepped}), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
