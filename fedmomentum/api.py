@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fedmomentum.data import Dataset
     from fedmomentum.scenario import Arm, LoadedScenario
     from fedmomentum.simulation.executor import Executor
+    from fedmomentum.simulation.ray_pool import RayPoolStart
 
 
 MOST_COUNTS = 1000
@@ -87,7 +88,8 @@ class _Run:
         self.datasets: dict[str, Dataset] = {}
         self.executor: Executor | None = None
         self._executor_key: object = None
-        self._owns_ray = False
+        self._ray: RayPoolStart | None = None
+        self._pool_key: dict[str, Any] | None = None
         self.result: Result
 
     def go(self) -> None:
@@ -126,16 +128,13 @@ class _Run:
             self.folder.set_status(expectations=[asdict(claim) for claim in self.result.expectations] or None)
 
     def _start_ray(self) -> None:
-        """Start Ray before torch is imported: its processes come up while this one imports."""
+        """Start the Ray actors before anything heavy is imported here: they come up while this process imports."""
         engines = [arm.scenario.engine for arm in self.loaded.arms if arm.scenario.engine.name == "ray"]
         if engines:
-            from fedmomentum.simulation.ray_executor import start_ray
+            from fedmomentum.simulation.ray_pool import RayPoolStart
 
-            workers = max(0 if e.workers == "auto" else e.workers * e.cpus for e in engines)
-            cores = os.cpu_count() or 1
-            self._owns_ray = start_ray(
-                engines[0].address, cpus=None if engines[0].address else max(cores, int(workers))
-            )
+            self._pool_key = _pool_settings(engines[0])
+            self._ray = RayPoolStart(**(self._pool_key or {}))
 
     def _workers(self, arm: Arm, federation: Federation) -> Executor:
         """Give the workers of an arm: those of the one before, where both hold the same data and clients."""
@@ -146,7 +145,9 @@ class _Run:
         if self.executor is None or key != self._executor_key:
             if self.executor is not None:
                 self.executor.close()
-            self.executor, self._executor_key = build_executor(federation), key
+            fits = self._ray is not None and self._pool_key == _pool_settings(s.engine)
+            self.executor = build_executor(federation, self._ray.pool() if self._ray is not None and fits else None)
+            self._executor_key = key
         return self.executor
 
     def _arm(self, arm: Arm, federation: Federation) -> None:
@@ -221,10 +222,16 @@ class _Run:
         """Give back workers, and Ray where it was started here."""
         if self.executor is not None:
             self.executor.close()
-        if self._owns_ray:
-            from fedmomentum.simulation.ray_executor import stop_ray
+        if self._ray is not None:
+            self._ray.close()
 
-            stop_ray()
+
+def _pool_settings(engine: Any) -> dict[str, Any] | None:
+    """Give what a pool of Ray actors is made of; None for an engine that has none."""
+    if engine.name != "ray":
+        return None
+    workers = None if engine.workers == "auto" else engine.workers
+    return {"workers": workers, "cpus": engine.cpus, "gpus": engine.gpus, "address": engine.address}
 
 
 class _Rows:

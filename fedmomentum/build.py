@@ -31,6 +31,7 @@ from fedmomentum.strategies import cohort as cohorts
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
+    from fedmomentum.simulation.ray_pool import RayPool
 
 
 @dataclass(frozen=True)
@@ -292,19 +293,16 @@ def build(scenario: FederatedScenario, *, datasets: dict[str, Dataset] | None = 
     )
 
 
-def build_executor(federation: Federation) -> Executor:
-    """Start the workers that a scenario asks for."""
+def build_executor(federation: Federation, pool: RayPool | None = None) -> Executor:
+    """Give the workers that a scenario asks for, in a pool of Ray actors that is there or in one of their own."""
     engine, spec = federation.scenario.engine, federation.spec
     make = partial(Worker, spec)
     if engine.name == "inline":
         return InlineExecutor(make, federation.data, threads=spec.threads)
     from fedmomentum.simulation.ray_executor import RayExecutor
 
-    return RayExecutor(
-        make,
-        federation.data,
-        workers=None if engine.workers == "auto" else engine.workers,
-        cpus=engine.cpus,
-        gpus=engine.gpus,
-        address=engine.address,
-    )
+    if pool is not None:
+        return RayExecutor(make, federation.data, pool=pool)
+    workers = None if engine.workers == "auto" else engine.workers
+    settings = {"workers": workers, "cpus": engine.cpus, "gpus": engine.gpus, "address": engine.address}
+    return RayExecutor(make, federation.data, **settings)
