@@ -19,9 +19,7 @@ class Init(Protocol):
 class Update(Protocol):
     """Give the additive updates for one tree of gradients, and the next state."""
 
-    def __call__(
-        self, grads: Mapping[str, Tensor], state: State, params: Mapping[str, Tensor]
-    ) -> tuple[Tree, State]: ...  # noqa: D102, E501
+    def __call__(self, grads: Mapping[str, Tensor], state: State, params: Mapping[str, Tensor]) -> tuple[Tree, State]: ...  # noqa: D102, E501
 
 
 class Rule(NamedTuple):
