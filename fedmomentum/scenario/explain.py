@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -57,6 +57,8 @@ def place_of(root: Node, path: Sequence[str | int]) -> Place:
 
 def _problems(kind: str, loc: Path, context: Any, model: type[Block], root: Node) -> Iterator[Problem]:
     site = _locate(loc, model, root)
+    if site is None:
+        return
     if kind == MISFITS:
         for misfit in context[MISFITS]:
             assert isinstance(misfit, Misfit)
@@ -82,8 +84,11 @@ def _problems(kind: str, loc: Path, context: Any, model: type[Block], root: Node
         yield Problem(place_of(root, site.path), site.path, f"expected {site.shape.words}")
 
 
-def _locate(loc: Path, model: type[Block], root: Node) -> _Site:
-    """Walk pydantic's location through the schema, leaving out what it adds for the members of a union."""
+def _locate(loc: Path, model: type[Block], root: Node) -> _Site | None:
+    """Walk pydantic's location through the schema, leaving out what it adds for the members of a union.
+
+    None: the error is that a mapping is no scalar, where a block may stand as well; the block says what is wrong.
+    """
     shape, block = Shape("a mapping", {"": model}), None
     siblings: Mapping[str, type[Block]] = {}
     path: Path = ()
@@ -94,13 +99,15 @@ def _locate(loc: Path, model: type[Block], root: Node) -> _Site:
             shape = Shape(shape.words, {"": shape.blocks[str(part)]})
         elif shape.item is not None and not (shape.blocks and isinstance(part, str)):
             path, shape = (*path, part), shape.item
+        elif shape.mixed:
+            if node is None or not isinstance(node.value, dict):
+                break
+            if not any(block.__name__ in str(part) for block in shape.blocks.values()):
+                return None
+            shape = replace(shape, mixed=False)
         elif (inner := shape.block()) is not None and not shape.named:
-            if part == inner.__name__ and part not in inner.model_fields:
-                continue  # the member of a plain union
             block = inner
             if part not in inner.model_fields:
-                if node is None or not isinstance(node.value, dict):
-                    break  # a scalar member of a union with a block
                 return _Site((*path, part), Shape("nothing"), inner, siblings)
             path, shape, siblings = (*path, part), field_shape(inner.model_fields[str(part)]), {}
         else:
