@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmomentum import scenario as scenarios
-from fedmomentum.errors import UserError
 from fedmomentum.events import End, Listener, Start
 from fedmomentum.runs import Recorder, RunFolder, provenance
 
@@ -96,6 +95,7 @@ class _Run:
         """Run every arm, then draw the pictures and check the claims."""
         self._start_ray()
         from fedmomentum.build import build
+        from fedmomentum.simulation.loop import RoundStoppedError
 
         arms = self.loaded.arms
         federations = {
@@ -115,6 +115,9 @@ class _Run:
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
+        except RoundStoppedError as error:
+            status = "failed"
+            self.result.warnings.append(f"stopped: {error}")
         except BaseException:
             self.result.status = "failed"
             self.folder.set_status("failed")
@@ -152,7 +155,7 @@ class _Run:
 
     def _arm(self, arm: Arm, federation: Federation) -> None:
         from fedmomentum.simulation.flower import to_arrays
-        from fedmomentum.simulation.loop import run_rounds
+        from fedmomentum.simulation.loop import RoundStoppedError, run_rounds
 
         executor = self._workers(arm, federation)
         grid = federation.grid(executor)
@@ -178,10 +181,11 @@ class _Run:
         except KeyboardInterrupt:
             status, message = "interrupted", "stopped by Ctrl-C"
             raise
+        except RoundStoppedError as error:
+            message = str(error)
+            raise
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
-            if type(error).__module__.startswith("flwr.serverapp") or hasattr(error, "quorum"):
-                raise UserError(f"round {len(rows)} must not go on: {error}") from error
             raise
         finally:
             import torch

@@ -9,10 +9,16 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
+from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import Strategy
 
 from fedmomentum.events import Failure, Listener, RoundEnd
 from fedmomentum.protocol import MEMBERS
+
+
+class RoundStoppedError(RuntimeError):
+    """A strategy said that a round must not go on, such as for a missed quorum; the message says why."""
+
 
 Evaluate = Callable[[int, ArrayRecord], Mapping[str, float] | None]
 """Central evaluation: round and model -> metrics, or None in a round that is not evaluated."""
@@ -64,7 +70,7 @@ def run_rounds(
     round depends on is then in the arrays, the strategy and the grid.
 
     Raises:
-        flwr.serverapp.exception.AggregationError: the strategy says that a round must not go on (a missed quorum).
+        RoundStoppedError: the strategy says that a round must not go on (a missed quorum).
     """
     result = LoopResult(arrays)
     began = time.perf_counter() - elapsed_before
@@ -88,7 +94,10 @@ def run_rounds(
         clients, failures = _outcome(grid, replies)
         traffic = getattr(grid, "report", None)
         # 3. aggregate
-        new_arrays, train_metrics = strategy.aggregate_train(server_round, replies)
+        try:
+            new_arrays, train_metrics = strategy.aggregate_train(server_round, replies)
+        except AggregationError as error:
+            raise RoundStoppedError(str(error)) from error
         if new_arrays is not None:
             result.arrays = new_arrays
         named = {failure.client for failure in failures}
