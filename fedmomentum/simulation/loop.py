@@ -81,6 +81,7 @@ def run_rounds(
             first = {"round": 0, **found, "seconds": clock.phases["evaluate"], "elapsed": time.perf_counter() - began}
             result.rows.append(first)
             _tell(listeners, RoundEnd(0, rounds, first, arm=arm, seconds_by_phase=clock.phases))
+    late: dict[str, float] = {}
     for server_round in range(first_round, rounds + 1):
         clock = _Clock()
         # 1. choose the cohort
@@ -123,9 +124,7 @@ def run_rounds(
             row["bytes_down"], row["bytes_up"] = traffic.bytes_down, traffic.bytes_up
             if traffic.simulated_time is not None:
                 row["simulated_time"] = traffic.simulated_time
-        if after_round is not None:
-            after_round(server_round, result.arrays)
-            clock.lap("checkpoint")
+        clock.phases.update(late)
         row["seconds"] = time.perf_counter() - clock.began
         row["elapsed"] = time.perf_counter() - began
         result.rows.append(row)
@@ -134,6 +133,12 @@ def run_rounds(
             listeners,
             RoundEnd(server_round, rounds, row, clients, tuple(failures), clock.phases, arm),
         )
+        if after_round is not None:
+            # after the row is told, so that a kill between the two repeats a round instead of losing its row; the time
+            # it takes goes with the next row
+            before = time.perf_counter()
+            after_round(server_round, result.arrays)
+            late = {"checkpoint": time.perf_counter() - before}
     return result
 
 
