@@ -208,7 +208,7 @@ def _some(names: dict[str, None]) -> str:
 def _fault(file: str, problem: Problem) -> Fault:
     path = ""
     for part in problem.path:
-        word = part if isinstance(part, str) and part.replace(".", "").replace("_", "a").isalnum() else show(part)
+        word = part if isinstance(part, str) and part.replace("_", "a").replace("-", "a").isalnum() else show(part)
         path += f"[{part}]" if isinstance(part, int) else f".{word}" if path else str(word)
     place: Place = problem.place
     if not place.override:
