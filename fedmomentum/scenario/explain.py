@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedmomentum.scenario.block import CUSTOM, MISFITS, Block, Misfit
-from fedmomentum.scenario.faults import did_you_mean, show
+from fedmomentum.scenario.faults import did_you_mean, show, write_path
 from fedmomentum.scenario.shape import Shape, field_shape
 from fedmomentum.scenario.tree import Node, Place, Problem, scalar
 
@@ -126,7 +126,7 @@ def _at(root: Node, path: Path) -> Node | None:
 
 def _title(site: _Site, holder: Node | None) -> str:
     """Name the block that a setting is in: ``strategy 'fedavgm'``, ``client``, ``a scenario``."""
-    where = ".".join(str(part) for part in site.path[:-1]) or "a scenario"
+    where = write_path(site.path[:-1]) or "a scenario"
     name = holder.child("name") if holder and len(site.path) > 1 else None
     return f"{where} '{name.value}'" if name is not None and isinstance(name.value, str) else where
 
@@ -141,18 +141,20 @@ def _unknown_key(key: str, site: _Site, holder: Node | None) -> str:
     if others:
         guess = f" ({' and '.join(others)} would take it);"
     elif not guess and (deeper := _deeper(key, site.block)):
-        guess = f"; did you mean '{'.'.join([*map(str, site.path[:-1]), deeper[0]])}'?"
+        head = write_path(site.path[:-1])
+        guess = f"; did you mean {' or '.join(repr(f'{head}.{path}'.removeprefix('.')) for path in deeper)}?"
     return f"unknown key {show(key)}{guess or ';'} {_title(site, holder)} takes {', '.join(fields)}"
 
 
 def _deeper(key: str, block: type[Block]) -> list[str]:
-    """Give the paths below a block at which there is a setting of this name."""
-    found: list[str] = []
+    """Give the paths below a block at which there is a setting of this name: the shortest ones, three at most."""
+    found: dict[str, None] = {}
     for name, info in block.model_fields.items():
         for inner in field_shape(info).blocks.values():
             below = [key] if key in inner.model_fields else _deeper(key, inner)
-            found += [f"{name}.{path}" for path in below]
-    return found
+            found.update((f"{name}.{path}", None) for path in below)
+    least = min((path.count(".") for path in found), default=0)
+    return [path for path in found if path.count(".") == least][:3]
 
 
 def _misspelt(site: _Site, holder: Node | None) -> str:

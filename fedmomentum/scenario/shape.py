@@ -76,7 +76,8 @@ def shape_of(annotation: Any, metadata: Sequence[Any] = ()) -> Shape:
         items = shape_of(arguments[0])
         several = f"{len(arguments)} items" if origin is tuple and arguments[-1] is not ... else "items"
         least = next((f", at least {m.min_length}" for m in metadata if isinstance(m, at.MinLen)), "")
-        return Shape(f"a list of {several}{least}, each {items.words}", item=items)
+        each = "" if items.words == "anything" else f", each {items.words}"
+        return Shape(f"a list of {several}{least}{each}", item=items)
     if origin is dict:
         return Shape("a mapping", item=shape_of(arguments[1]))
     return Shape(_scalar_words(annotation, metadata))

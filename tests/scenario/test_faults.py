@@ -40,7 +40,9 @@ TABLE = [
     (8, "  optimizer: {name: sgd, lr: 1}\n  lr: 1", 9, 3, "client.lr", ["did you mean 'client.optimizer.lr'?"]),
     (9, "strategy: {name: fedavgm, server_momentun: 0}", 9, 27, "strategy.server_momentun",
      ["did you mean 'server_momentum'?", "strategy 'fedavgm' takes name, "]),
-    (9, "strategy: {name: fedavg}\nclient.epochs: 3", 10, 1, "client.epochs", ["write 'client.epochs' as nested"]),
+    (9, "strategy: {name: fedavg}\nevery: 3", 10, 1, "every",
+     ["did you mean 'evaluate.every' or 'checkpoint.every'?"]),
+    (9, "strategy: {name: fedavg}\nclient.epochs: 3", 10, 1, "'client.epochs'", ["write 'client.epochs' as nested"]),
     (9, "strategy: {name: fedavg}\n'a b': 3", 10, 1, "'a b'", ["unknown key 'a b'"]),
     # names that pick a block
     (9, "strategy: {name: fedavgmm}", 9, 18, "strategy.name", ["unknown name 'fedavgmm'", "did you mean 'fedavgm'?"]),
