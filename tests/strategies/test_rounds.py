@@ -65,7 +65,8 @@ class Control(ours.ServerOptimizer):
     def server_rule(self):
         return None
 
-    def extra_to_clients(self):
+    def extra_to_clients(self, params):
+        assert list(params) == ["w"]
         return {"control": self.control}
 
     def extra_in_replies(self, params):
