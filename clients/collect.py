@@ -21,9 +21,9 @@ Records = dict[str, Tree]
 class Collector:
     """Collects the replies of a block in the order in which clients are added."""
 
-    def __init__(self, *, reduce: bool) -> None:
-        """Begin a block; ``reduce`` keeps one weighted mean instead of every model."""
-        self.reduce = reduce
+    def __init__(self, *, reduce: bool, uniform: bool = False) -> None:
+        """Begin a block; ``reduce`` keeps one mean instead of every model, weighted by examples or ``uniform``."""
+        self.reduce, self.uniform = reduce, uniform
         self.members: dict[str, list[float]] = {"client": [], NUM_EXAMPLES: []}
         self.failures: list[Failure] = []
         self.memory: dict[int, State] = {}

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from fedmomentum.strategies import records
-from fedmomentum.strategies.admission import Expected, Reply, admit, log_admission, silent
+from fedmomentum.strategies.admission import Expected, Reply, Report, admit, log_admission, silent
 from fedmomentum.strategies.aggregation import Accumulation, mean_metrics, weighted_mean
 from fedmomentum.strategies.cohort import Cohort, UniformCohort
 from fedmomentum.strategies.nodes import choose, wait_for_nodes
@@ -69,6 +69,8 @@ class FedAvg(Strategy):
         reduction: ``mean`` lets the engine answer for a block of clients with the mean over them; ``every`` asks for
             each client's own reply. A wrapper that changes single replies, such as Flower's server-side clipping for
             differential privacy, needs ``every``. A config that names a reduction already has the last word.
+        weighting: ``examples`` weighs a reply by its weight, ``uniform`` counts every client alike.
+        step_schedule: round, from 0 -> factor on the server's step (a learning rate schedule, a warm-up); None is 1.
 
     Attributes:
         rejected: clients of the last ``aggregate_train`` whose replies were not used, or never came, and why.
@@ -99,7 +101,13 @@ class FedAvg(Strategy):
     buffers: Collection[str] | None = None
     accumulation: Accumulation = "wide"
     reduction: Literal["mean", "every"] = "mean"
+    weighting: Literal["examples", "uniform"] = "examples"
+    step_schedule: Callable[[int], float] | None = None
 
+    client_method: ClassVar[str] = "local_sgd"
+    """The client half that belongs to the algorithm, a name of ``fedmomentum.clients.methods.LOCAL_UPDATES``."""
+    needs_metrics: ClassVar[tuple[str, ...]] = ()
+    """Finite numbers that each client has to report, for :meth:`client_mean`."""
     extra_weighting: ClassVar[Literal["examples", "uniform"]] = "examples"
     """How extra records of replies are averaged: by the weights of the replies, or every client alike."""
 
@@ -111,6 +119,7 @@ class FedAvg(Strategy):
         _check_choice("on_missed_quorum", self.on_missed_quorum, ("keep", "stop"))
         _check_choice("accumulation", self.accumulation, ("wide", "native"))
         _check_choice("reduction", self.reduction, (protocol.MEAN, protocol.EVERY))
+        _check_choice("weighting", self.weighting, (protocol.EXAMPLES, protocol.UNIFORM))
         if isinstance(self.buffers, str):
             raise ValueError(f"buffers must be a collection of names, not the string '{self.buffers}'")
         if isinstance(self.quorum, float) and not 0.0 < self.quorum <= 1.0:
@@ -127,6 +136,7 @@ class FedAvg(Strategy):
         self._sent: records.Views | None = None
         self._old: Tree = {}
         self._extras: dict[str, records.Views] = {}
+        self._reports: list[Report] = []
 
     # ---- seams for algorithms ------------------------------------------------------------------------------------
 
@@ -158,6 +168,23 @@ class FedAvg(Strategy):
             Trees with the names, shapes and dtypes that are expected; their values are not used.
         """
         return {}
+
+    def client_options(self) -> dict[str, Any]:
+        """Give the options of the client half, those that the server half settles."""
+        return {}
+
+    def client_mean(self, number: Callable[[Mapping[str, Any]], float]) -> float:
+        """Give the mean over the clients of the round of a number made of their metrics, weighted as their models are.
+
+        Args:
+            number: metrics of a client -> number.
+        """
+        total = sum(weight for weight, _ in self._reports)
+        return sum(weight * number(metrics) for weight, metrics in self._reports) / total
+
+    def evaluated(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Give the model to judge in place of the current one; here it is the current one."""
+        return arrays
 
     def server_state(self) -> dict[str, Any]:
         """Give what the algorithm carries from round to round: plain numbers, strings, tensors, and dicts of them."""
@@ -226,6 +253,8 @@ class FedAvg(Strategy):
         filled = {**config, protocol.SERVER_ROUND: now, protocol.REDUCTION: self._reduction(config)}
         if self.buffers is not None:
             filled[protocol.BUFFERS] = "\n".join(sorted(self.buffers))
+        if self.weighting == protocol.UNIFORM:
+            filled[protocol.WEIGHTING] = protocol.UNIFORM
         extras = {name: records.record(extra) for name, extra in self.extra_to_clients(self._old).items()}
         content = RecordDict({**extras, self.arrayrecord_key: arrays, self.configrecord_key: ConfigRecord(filled)})
         return [Message(content, dst_node_id=node, message_type=MessageType.TRAIN) for node in self._asked]
@@ -244,7 +273,7 @@ class FedAvg(Strategy):
             raise AggregationError(
                 "configure_train has to come first: it keeps the arrays that replies are held against"
             )
-        expected = Expected(self.weighted_by_key, sent, self.arrayrecord_key, self._extras)
+        expected = Expected(self.weighted_by_key, sent, self.arrayrecord_key, self._extras, self.needs_metrics)
         admitted, self.rejected = admit(replies, expected)
         self.rejected += silent(self._asked, admitted, self.rejected)
         self.accepted = sum(len(reply.clients) for reply in admitted)
@@ -256,7 +285,9 @@ class FedAvg(Strategy):
         if not enough:
             return None, None
         metrics = self._metrics(admitted, self.train_metrics_aggr_fn)
-        weights = [reply.weight for reply in admitted]
+        uniform = self.weighting == protocol.UNIFORM
+        weights = [float(len(reply.clients)) if uniform else reply.weight for reply in admitted]
+        self._reports = [(1.0 if uniform else weight, row) for reply in admitted for weight, row in reply.reports]
         if not 0.0 < sum(weights) < math.inf:
             log(WARNING, "round %d: the weights sum to %s; the old model is kept", now, sum(weights))
             return None, metrics
@@ -265,6 +296,9 @@ class FedAvg(Strategy):
         means = {name: torch.from_numpy(mean[name]) for name in old}
         new = self.server_update(_widened(old), _widened(means), self._mean_extras(admitted, weights))
         same_layout(new, old)
+        if self.step_schedule is not None:
+            factor = self.step_schedule(now - 1)
+            new = {name: x + factor * (new[name] - x) for name, x in _widened(old).items()}
         stepped = {name: cast_like(new[name], x) for name, x in old.items()}
         return records.record({**mean, **stepped}), metrics
 
@@ -284,7 +318,7 @@ class FedAvg(Strategy):
         )
         nodes = wait_for_nodes(grid, max(self.min_available_nodes, self.min_evaluate_nodes), self.node_timeout)
         filled = ConfigRecord({**config, protocol.SERVER_ROUND: now})
-        content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: filled})
+        content = RecordDict({self.arrayrecord_key: self.evaluated(arrays), self.configrecord_key: filled})
         return [
             Message(content, dst_node_id=node, message_type=MessageType.EVALUATE) for node in choose(cohort, now, nodes)
         ]
