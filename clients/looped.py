@@ -163,7 +163,9 @@ class LoopedTrainer:
         """Give the gradient of the mean loss over all training examples of a client."""
         x, y, (rows,) = examples.block([client], [np.arange(examples.count(client))[None]])
         total = {n: torch.zeros_like(t) for n, t in point.items()}
-        for chosen in torch.from_numpy(rows[0]).to(x.device).split(FULL_BATCH):
+        index = torch.from_numpy(rows[0]).to(x.device)
+        for begin in range(0, len(index), FULL_BATCH):
+            chosen = index[begin : begin + FULL_BATCH]
             xb, yb = self.network.inputs(x.index_select(0, chosen)), y.index_select(0, chosen)
             for name, g in self._gradient(point, xb, yb).items():
                 total[name].add_(g, alpha=len(chosen) / rows.size)

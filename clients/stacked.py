@@ -138,7 +138,8 @@ class StackedTrainer:
         weights_KN = (table_KN >= 0).to(x.dtype if x.is_floating_point() else torch.float32)
         count_K = weights_KN.sum(1)
         total_K = {name: torch.zeros_like(t) for name, t in point_K.items()}
-        for chosen, weight in zip(table_KN.split(FULL_BATCH, 1), weights_KN.split(FULL_BATCH, 1), strict=True):
+        for begin in range(0, table_KN.shape[1], FULL_BATCH):
+            chosen, weight = (t[:, begin : begin + FULL_BATCH] for t in (table_KN, weights_KN))
             share_K = weight.sum(1) / count_K
             flat = chosen.clamp(min=0).reshape(-1)
             xb = x.index_select(0, flat).view(*chosen.shape, *x.shape[1:])
