@@ -140,6 +140,14 @@ def test_a_block_with_a_broken_table_is_refused_as_a_whole(content, answer):
         np.testing.assert_array_equal(new["w"], x["w"])
 
 
+def test_what_a_block_reports_outside_its_table_counts_for_its_weight(content, answer):
+    x = {"w": np.ones(2, np.float32)}
+    block, single = content(x, 4, curve=[1.0, 2.0]), content(x, 1, curve=[6.0, 7.0])
+    block["members"] = ConfigRecord({"client": [1, 2], "num-examples": [3.0, 1.0]})
+    _, metrics = answer(ours.FedAvg(), x, [block, single])
+    assert metrics["curve"] == pytest.approx([2.0, 3.0])
+
+
 def test_each_metric_is_averaged_over_those_who_report_it():
     reports = [
         (1.0, {"num-examples": 1, "loss": 1.0, "top": [1.0, 2.0]}),
