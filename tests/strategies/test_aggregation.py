@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
-import fedmomentum.strategies as ours
 import numpy as np
 import pytest
-from fedmomentum.strategies.aggregation import mean_metrics, weighted_mean
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
+
+import fedmomentum.strategies as ours
+from fedmomentum.strategies.aggregation import mean_metrics, weighted_mean
 
 
 @pytest.mark.parametrize("accumulation", ["wide", "native"])
