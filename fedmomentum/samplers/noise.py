@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,21 +21,32 @@ _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _FIRST = 0xBF58476D1CE4E5B9 - 2**64
 _SECOND = 0x94D049BB133111EB - 2**64
 _ALL = 2**64 - 1
+_SHORT = 1 << 16
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Shift right and fill with zeros; torch's own shift of an int64 repeats the sign."""
-    return (x >> bits) & (_ALL >> bits)
+    return (x >> bits).bitwise_and_(_ALL >> bits)
 
 
 def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift(x, 30)) * _FIRST
-    x = (x ^ _shift(x, 27)) * _SECOND
-    return x ^ _shift(x, 31)
+    x = _shift(x, 30).bitwise_xor_(x).mul_(_FIRST)
+    x = _shift(x, 27).bitwise_xor_(x).mul_(_SECOND)
+    return _shift(x, 31).bitwise_xor_(x)
 
 
 def _label(numbers: Tensor) -> Tensor:
     return _mix(numbers * _GAMMA)
+
+
+def _labels(count: int, device: torch.device) -> Tensor:
+    """Give the labels of 0, 1, ..., which every step asks for again."""
+    return _short(count, device) if count <= _SHORT else _label(torch.arange(count, device=device))
+
+
+@lru_cache(maxsize=64)
+def _short(count: int, device: torch.device) -> Tensor:
+    return _label(torch.arange(count, device=device))
 
 
 def fold(keys: Tensor, numbers: int | Tensor) -> Tensor:
@@ -44,19 +56,20 @@ def fold(keys: Tensor, numbers: int | Tensor) -> Tensor:
         keys: int64, any shape.
         numbers: an integer, or an int64 tensor that broadcasts against ``keys``.
     """
-    numbers = torch.as_tensor(numbers, dtype=torch.int64, device=keys.device)
-    return _mix(_mix(keys) ^ _label(numbers))
+    if isinstance(numbers, Tensor):
+        return _mix(_mix(keys) ^ _label(numbers))
+    return _mix(_mix(keys) ^ _labels(numbers + 1, keys.device)[numbers])
 
 
 def chain_keys(generator: torch.Generator, chains: int, device: torch.device | str = "cpu") -> Tensor:
     """Give one key per chain, ``[C]`` int64; the generator gives one number, whatever ``C`` is."""
     draw = torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=generator.device)
-    return fold(draw.to(device), torch.arange(chains, device=device))
+    return _mix(_mix(draw.to(device)) ^ _labels(chains, torch.device(device)))
 
 
 def words(keys: Tensor, count: int) -> Tensor:
     """Give ``count`` uniform 64-bit words a key, int64 ``[*keys, count]``."""
-    return _mix(keys[..., None] ^ _label(torch.arange(1, count + 1, device=keys.device)))
+    return _mix(keys[..., None] ^ _labels(count, keys.device))
 
 
 def uniforms(keys: Tensor, count: int) -> Tensor:
@@ -78,7 +91,7 @@ def normals(keys: Tensor, count: int, dtype: torch.dtype = torch.float64) -> Ten
     bits = words(keys, (count + 1) // 2)
     radius = (_shift(bits, 32).to(wide) + 0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
     angle = (bits & 0xFFFFFFFF).to(wide).mul_(2.0**-31 * math.pi)
-    pairs = torch.cat([radius * angle.cos(), radius * angle.sin()], -1)
+    pairs = torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], -1)
     return pairs[..., :count].to(dtype)
 
 
