@@ -144,7 +144,7 @@ def window_adaptation(
     mass: Literal["diagonal", "dense"] = "diagonal",
     target: float = 0.8,
     temperature: float = 1.0,
-    jitter: float = 0.1,
+    jitter: float = 0.2,
     pool: bool = True,
 ) -> Adapted:
     """Warm HMC up: find the step size that accepts a share ``target``, and a mass that makes the target round.

@@ -112,7 +112,7 @@ def hmc(
     steps: int = 10,
     metric: Metric | None = None,
     temperature: float = 1.0,
-    jitter: float = 0.1,
+    jitter: float = 0.2,
 ) -> Kernel:
     """Sample ``exp(-U / T)`` exactly: ``p ~ N(0, T M)``, a leapfrog trajectory, accepted with ``min(1, exp(-dH / T))``.
 

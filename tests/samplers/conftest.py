@@ -1,4 +1,4 @@
-"""What the tests of the samplers share: holding an average against a number, with the error bar that the draws themselves give."""
+"""What the tests of the samplers share: an average held against a number, with the error bar that the draws give."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def agree() -> Agree:
-    """Hold the mean of draws ``[S, C, ...]`` against a number: within 4.5 standard errors, which must be small enough to tell."""
+    """Hold the mean of draws ``[S, C, ...]`` against a number: within 4.5 standard errors, small enough to tell."""
 
     def check(draws: Tensor, expected: Tensor | float, *, resolution: float) -> None:
         expected = torch.as_tensor(expected, dtype=torch.float64)
