@@ -14,7 +14,7 @@ from fedmomentum.samplers.kernel import Gradient, Kernel, Potential
 from fedmomentum.samplers.leapfrog import leapfrog
 from fedmomentum.samplers.metric import Diagonal, Metric
 from fedmomentum.samplers.noise import chain_keys, fold, normals, uniforms
-from fedmomentum.samplers.ravel import chains, ravel, unravel
+from fedmomentum.samplers.ravel import counter, ravel, unravel
 from fedmomentum.trees import State, Tree
 
 DIVERGENCE = 1000.0
@@ -58,7 +58,7 @@ def field_of(potential: Potential, gradient: Gradient | None = None) -> Field:
 
 def hmc_init(field: Field, position: Tree) -> State:
     """Give the state at a position: the point, its potential ``[C]`` and its gradient."""
-    count = torch.zeros(chains(position), dtype=torch.int64, device=next(iter(position.values())).device)
+    count = counter(position)
     value, grads = field.both(position)
     return {"position": dict(position), "gradient": grads, "potential": {"value": value}, "step": {"count": count}}
 

@@ -53,3 +53,9 @@ def chains(position: Mapping[str, Tensor]) -> int:
                 f"'{first}' {list(position[first].shape)}"
             )
     return position[first].shape[0]
+
+
+def counter(position: Mapping[str, Tensor]) -> Tensor:
+    """Give the step count of chains that begin at a position: int64 zeros ``[C]``, on its device."""
+    number = chains(position)
+    return torch.zeros(number, dtype=torch.int64, device=next(iter(position.values())).device)

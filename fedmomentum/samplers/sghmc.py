@@ -8,7 +8,7 @@ from torch import Tensor
 from fedmomentum.samplers.gradients import estimate_from
 from fedmomentum.samplers.kernel import Estimate, Gradient, Kernel, LangevinInfo, Potential
 from fedmomentum.samplers.noise import chain_keys, fold, normal_like
-from fedmomentum.samplers.ravel import chains, size
+from fedmomentum.samplers.ravel import counter, size
 from fedmomentum.samplers.schedules import Hyper, Value, each, root, times, value_at
 from fedmomentum.trees import State, Tree, add, dot, sub, zeros_like
 
@@ -83,9 +83,7 @@ def sghmc(
     direction = estimate_from(potential, gradient, estimate)
 
     def init(position: Tree) -> State:
-        like = next(iter(position.values()))
-        count = torch.zeros(chains(position), dtype=torch.int64, device=like.device)
-        return {"position": dict(position), "velocity": zeros_like(position), "step": {"count": count}}
+        return {"position": dict(position), "velocity": zeros_like(position), "step": {"count": counter(position)}}
 
     def step(generator: torch.Generator, state: State) -> tuple[State, LangevinInfo]:
         position, count = state["position"], state["step"]["count"]

@@ -7,7 +7,7 @@ import torch
 from fedmomentum.samplers.gradients import estimate_from
 from fedmomentum.samplers.kernel import Estimate, Gradient, Kernel, LangevinInfo, Potential
 from fedmomentum.samplers.noise import chain_keys, fold, normal_like
-from fedmomentum.samplers.ravel import chains
+from fedmomentum.samplers.ravel import counter
 from fedmomentum.samplers.schedules import Hyper, Value, each, root, times, value_at
 from fedmomentum.trees import State, Tree, add, sub
 
@@ -45,9 +45,7 @@ def sgld(
     direction = estimate_from(potential, gradient, estimate)
 
     def init(position: Tree) -> State:
-        like = next(iter(position.values()))
-        count = torch.zeros(chains(position), dtype=torch.int64, device=like.device)
-        return {"position": dict(position), "step": {"count": count}}
+        return {"position": dict(position), "step": {"count": counter(position)}}
 
     def step(generator: torch.Generator, state: State) -> tuple[State, LangevinInfo]:
         position, count = state["position"], state["step"]["count"]

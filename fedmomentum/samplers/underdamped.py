@@ -10,7 +10,7 @@ from torch import Tensor
 from fedmomentum.samplers.gradients import estimate_from
 from fedmomentum.samplers.kernel import Estimate, Gradient, Kernel, LangevinInfo, Potential
 from fedmomentum.samplers.noise import chain_keys, fold, normal_like
-from fedmomentum.samplers.ravel import chains, size
+from fedmomentum.samplers.ravel import counter, size
 from fedmomentum.samplers.schedules import Hyper, Value, each, root, times, value_at
 from fedmomentum.trees import State, Tree, add, dot, sub, zeros_like
 
@@ -63,8 +63,7 @@ def underdamped_langevin(
     direction = estimate_from(potential, gradient, estimate)
 
     def init(position: Tree) -> State:
-        like = next(iter(position.values()))
-        count = torch.zeros(chains(position), dtype=torch.int64, device=like.device)
+        count = counter(position)
         # There is no generator here, so the first minibatch of a chain is a matter of its number alone.
         return {
             "position": dict(position),
