@@ -131,7 +131,7 @@ def mcse(draws: Tensor) -> Tensor:
 
 
 def e_bfmi(energy: Tensor) -> Tensor:
-    """Give the energy Bayesian fraction of missing information of each chain, ``mean (E_t - E_{t-1})^2 / var E``.
+    """Give the energy Bayesian fraction of missing information of each chain, ``sum (E_t - E_(t-1))^2 / sum (E_t - mean)^2``.
 
     Below 0.3, fresh momenta do not move the chain between its levels of energy: heavy tails stay unexplored.
 
@@ -141,7 +141,7 @@ def e_bfmi(energy: Tensor) -> Tensor:
     Source: arXiv:1604.00695.
     """
     e = energy.double()
-    return e.diff(dim=0).square().mean(0) / e.var(0, correction=0)
+    return e.diff(dim=0).square().sum(0) / (e - e.mean(0)).square().sum(0)
 
 
 def step_weighted_mean(draws: Tensor, step_size: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ def test_gradients_come_from_the_potential() -> None:
 
 
 def test_minibatch_gradients_are_unbiased() -> None:
-    """The mean over many minibatches is the gradient over all examples plus the prior's, within four standard errors."""
+    """The mean over many minibatches is the gradient over all examples plus the prior's, within four errors."""
     at = position(2)
     estimate = minibatch(loss, [EXAMPLES], batch_size=10, prior=potential)
     draws = torch.stack([estimate(at, torch.tensor([2 * i, 2 * i + 1]))["w"] for i in range(400)])

@@ -137,7 +137,7 @@ def test_acceptance_is_what_the_energy_error_says() -> None:
     assert abs(found - expected) < 4 * spread
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
 def test_hmc_on_the_banana(temperature: float, agree: Callable[..., None]) -> None:
     """Mean and covariance of Rosenbrock's law; at temperature T it is the law with ``s^2`` and ``w^2`` times T."""
     wide = banana(scale=temperature**0.5, width=0.6 * temperature**0.5)
@@ -147,8 +147,8 @@ def test_hmc_on_the_banana(temperature: float, agree: Callable[..., None]) -> No
     assert wide.mean is not None and wide.covariance is not None
     for i in range(2):
         sd = float(wide.covariance[i, i]) ** 0.5
-        agree(x[..., i], wide.mean[i], resolution=0.06 * sd)
-        agree((x[..., i] - wide.mean[i]).square(), wide.covariance[i, i], resolution=0.15 * sd**2)
+        agree(x[..., i], wide.mean[i], resolution=0.04 * sd)
+        agree((x[..., i] - wide.mean[i]).square(), wide.covariance[i, i], resolution=0.1 * sd**2)
     agree((x - wide.mean).prod(-1), wide.covariance[0, 1], resolution=0.08 * float(wide.covariance[0, 1]))
 
 
