@@ -83,7 +83,8 @@ def _effective(x: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         rho = 1.0 - (within - covariance.mean(1)) / total
     rho[0] = 1.0
-    lags = 2 * ((n - 1) // 2)
+    # The last lags rest on a handful of products each: like Stan, leave them out.
+    lags = 2 * max((n - 3) // 2, 0)
     pairs = rho[:lags:2] + rho[1:lags:2]
     # Of a reversible chain the sums of neighbours are positive and fall; noise ends the sequence where it breaks the
     # first rule.

@@ -107,7 +107,7 @@ def test_dglmc_with_exact_clients() -> None:
 
 
 def test_dglmc_client_has_the_law_of_its_tie() -> None:
-    """Langevin steps of one client at a fixed model: ``N((h b + x / rho) / P, 1 / P)``, ``P = h + 1 / rho``, biased by g."""
+    """Langevin steps of one client at a fixed model: mean ``(h b + x / rho) / P``, ``P = h + 1 / rho``."""
     rho, lr, n = 0.4, 0.1, 20000
     rng = torch_stream(3, "client")
     x, z = torch.tensor([0.5, -0.5]).double(), torch.zeros(n, 2, dtype=torch.float64)
@@ -173,7 +173,7 @@ def dense_delta(anchor: Tensor, samples: Tensor, rho: float) -> Tensor:
     return torch.from_numpy(np.linalg.solve(matrix, (anchor - samples.mean(0)).numpy()))
 
 
-@pytest.mark.parametrize("rho", [0.0, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("rho", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("number", [1, 2, 5, 30])
 def test_fedpa_recursion_is_the_dense_solve(number: int, rho: float) -> None:
     samples: Tree = {"w": normal(number, 2, 3, name="w"), "b": normal(number, 4, name="b")}
@@ -182,8 +182,7 @@ def test_fedpa_recursion_is_the_dense_solve(number: int, rho: float) -> None:
     flat = torch.cat([samples["w"].flatten(1), samples["b"]], 1)
     wanted = dense_delta(torch.cat([anchor["w"].flatten(), anchor["b"]]), flat, rho)
     error = torch.cat([found["w"].flatten(), found["b"]]) - wanted
-    print(number, rho, float(error.norm() / wanted.norm()))
-    assert float(error.norm() / wanted.norm()) < 1e-14 * (1 + (number - 1) * rho) ** 0.5 + 5e-15
+    assert float(error.norm() / wanted.norm()) < 1e-14
 
 
 def test_fedpa_without_shrinkage_is_fedavg() -> None:
@@ -226,7 +225,7 @@ def test_fedpa_refuses() -> None:
         fed.fedpa_delta({"x": torch.zeros(3)}, {"x": torch.zeros(0, 3)}, rho=0.1)
 
 
-# --- client sampling ----------------------------------------------------------------------------------------------------
+# --- client sampling ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cohort", [1, 2, 4, 5])
@@ -242,7 +241,7 @@ def test_client_sampling_variance_is_that_over_all_cohorts(cohort: int) -> None:
 
 
 def test_sghmc_over_client_cohorts_samples_the_posterior_once_corrected() -> None:
-    """Rounds of 2 of 3 clients: the variance is that of exact gradients, or ``1 + bh / al`` times it without the correction."""
+    """Rounds of 2 of 3 clients: the variance of exact gradients, or ``1 + bh / al`` times it if not corrected."""
     h, b = torch.full((3, 1), 1.0).double(), torch.tensor([[4.0], [-2.0], [-2.0]]).double()
     lr, friction = 0.01, 0.3
     noise = float(fed.client_sampling_variance(h * (0 - b), 2))
