@@ -132,7 +132,7 @@ def mcse(draws: Tensor) -> Tensor:
 
 
 def e_bfmi(energy: Tensor) -> Tensor:
-    """Give the energy Bayesian fraction of missing information of each chain, ``sum (E_t - E_(t-1))^2 / sum (E_t - mean)^2``.
+    """Give the energy Bayesian fraction of missing information of each chain, ``sum dE_t^2 / sum (E_t - mean)^2``.
 
     Below 0.3, fresh momenta do not move the chain between its levels of energy: heavy tails stay unexplored.
 

@@ -162,7 +162,7 @@ def two_wells(tree: Tree) -> Tree:
 def test_cycles_cross_a_barrier(kernel: Callable[..., Kernel]) -> None:
     """From one well, cycles with heat at their peak visit both; a small constant step stays where it began."""
     start = {"x": torch.full((40, 1), 4.0, dtype=torch.float64)}
-    cycle = Cyclical(peak=3.9 if kernel is sgld else 3.6, steps=400, cycles=8, exploration=0.0)
+    cycle = Cyclical(peak=1.9 if kernel is sgld else 3.6, steps=400, cycles=8, exploration=0.0)
     both = run(kernel(gradient=two_wells, step_size=cycle), start, 400, keep=lambda t: t % cycle.length > 40)
     stuck = run(kernel(gradient=two_wells, step_size=0.05), start, 400)
     assert len(both.samples["x"]) == 8 * 9
