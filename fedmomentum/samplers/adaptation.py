@@ -64,7 +64,7 @@ class DualAveraging:
 
 
 @dataclass(frozen=True)
-class Moments:
+class RunningMoments:
     """Running mean and squares of flat chains (Welford): ``mean [C, P]``, ``squares [C, P]`` or ``[C, P, P]``."""
 
     mean: Tensor
@@ -72,12 +72,12 @@ class Moments:
     count: int = 0
 
     @classmethod
-    def zeros(cls, flat: Tensor, *, dense: bool) -> Moments:
+    def zeros(cls, flat: Tensor, *, dense: bool) -> RunningMoments:
         """Begin with nothing, for chains like ``flat [C, P]``."""
         wide = flat.double()
         return cls(torch.zeros_like(wide), torch.zeros_like(wide.unsqueeze(-1) * wide.unsqueeze(-2) if dense else wide))
 
-    def update(self, flat: Tensor) -> Moments:
+    def update(self, flat: Tensor) -> RunningMoments:
         """Take in one draw of every chain."""
         x, n = flat.double(), self.count + 1
         before = x - self.mean
@@ -85,7 +85,7 @@ class Moments:
         after = x - mean
         dense = self.squares.ndim == 3
         squares = self.squares + (before.unsqueeze(-1) * after.unsqueeze(-2) if dense else before * after)
-        return Moments(mean, squares, n)
+        return RunningMoments(mean, squares, n)
 
     def covariance(self, *, pool: bool) -> Tensor:
         """Give the shrunk estimate ``n/(n+5) S + 5/(n+5) 1e-3 I`` (Stan's), of one chain each or of all together."""
@@ -175,7 +175,7 @@ def window_adaptation(
     flat = ravel(position)
     metric: Metric = Diagonal(torch.ones(flat.shape[-1], dtype=flat.dtype, device=flat.device))
     first, ends = windows(warmup)
-    moments = Moments.zeros(flat, dense=dense)
+    moments = RunningMoments.zeros(flat, dense=dense)
 
     def shared(x: Tensor) -> Tensor:
         return x.mean(0, keepdim=True).expand(number) if pool else x
@@ -201,7 +201,7 @@ def window_adaptation(
             if t + 1 in ends:
                 covariance = moments.covariance(pool=pool).to(flat.dtype)
                 metric = Dense(covariance) if dense else Diagonal(covariance)
-                moments = Moments.zeros(flat, dense=dense)
+                moments = RunningMoments.zeros(flat, dense=dense)
                 search = DualAveraging.start(guess(state, -t - 1, search.step), target)
     step_size = search.final
     kernel = hmc(

@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from fedmomentum.samplers import Dense, Diagonal, hmc, run, window_adaptation
-from fedmomentum.samplers.adaptation import DualAveraging, Moments, windows
+from fedmomentum.samplers.adaptation import DualAveraging, RunningMoments, windows
 from fedmomentum.samplers.diagnostics import r_hat
 from fedmomentum.samplers.leapfrog import leapfrog
 from fedmomentum.samplers.targets import banana, gaussian
@@ -209,7 +209,7 @@ def test_moments_are_numpys(dense: bool, pool: bool) -> None:
         torch.randn(40, 3, 2, generator=torch_stream(0, "m"), dtype=torch.float64)
         @ torch.tensor([[2.0, 1.0], [0.0, 1.0]]).double()
     )
-    moments = Moments.zeros(x[0], dense=dense)
+    moments = RunningMoments.zeros(x[0], dense=dense)
     for row in x:
         moments = moments.update(row)
     n = 120 if pool else 40
