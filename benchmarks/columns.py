@@ -97,13 +97,12 @@ def ours(model: str, rounds: int, *, engine: str, workers: int = 2) -> list[floa
     from fedmomentum.clients.network import Network
     from fedmomentum.clients.spec import ClientSpec, ModelSpec
     from fedmomentum.clients.worker import Worker
-    from fedmomentum.strategies import FedAvg
-
     from fedmomentum.data import Dataset, FederatedData, Partition
     from fedmomentum.simulation.executor import InlineExecutor
     from fedmomentum.simulation.flower import to_record
     from fedmomentum.simulation.grid import SimulationGrid
     from fedmomentum.simulation.loop import run_rounds
+    from fedmomentum.strategies import FedAvg
 
     parts = [client_data(c) for c in range(CLIENTS)]
     x, y = (np.concatenate([p[i] for p in parts]) for i in (0, 1))

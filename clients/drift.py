@@ -6,7 +6,6 @@ from typing import Literal
 
 from fedmomentum.clients.horizon import Horizon
 from fedmomentum.clients.local import LocalUpdate, Place, scaled
-
 from fedmomentum.optim.rule import Rule
 from fedmomentum.protocol import CONTROL
 from fedmomentum.trees import State, Tree, add, sub, zeros_like

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fedmomentum.clients.local import LocalUpdate, Place, scaled
 from torch import Tensor
 
+from fedmomentum.clients.local import LocalUpdate, Place, scaled
 from fedmomentum.optim.rule import Rule
 from fedmomentum.protocol import ARRAYS, GRADIENT, MOMENTUM, RULE_STATE
 from fedmomentum.trees import State, Tree, add, sub, zeros_like

@@ -12,7 +12,6 @@ from fedmomentum.clients.drift import feddyn, fedprox, scaffold
 from fedmomentum.clients.guided import domo, fedadc, fedcm, mime, mimelite
 from fedmomentum.clients.local import LocalUpdate, local_sgd
 from fedmomentum.clients.reports import fedexp, fednag, fednova
-
 from fedmomentum.errors import UserError
 from fedmomentum.optim.rule import Rule
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fedmomentum.clients.horizon import Horizon
-from fedmomentum.clients.local import LocalUpdate, Place, scaled
 from torch import Tensor
 
+from fedmomentum.clients.horizon import Horizon
+from fedmomentum.clients.local import LocalUpdate, Place, scaled
 from fedmomentum.optim.rule import Rule
 from fedmomentum.protocol import ARRAYS, DRIFT, MOMENTUM, NORMALISER
 from fedmomentum.trees import State, Tree, dot, sub

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value, vmap
+
 from fedmomentum.clients.batches import plan
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import Collector, Records
@@ -16,9 +19,6 @@ from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.looped import FULL_BATCH
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec
-from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap
-
 from fedmomentum.models.objective import losses
 from fedmomentum.protocol import ARRAYS, GRADIENT
 from fedmomentum.trees import State, Tree, expand, stack, unstack

@@ -88,7 +88,7 @@ class Federation:
 
 
 def options(model: Any, *leave_out: str) -> dict[str, Any]:
-    """Give the settings of a block of a scenario but its name, as keyword arguments."""
+    """Give the settings of a block of a scenario but its name, as keyword arguments; null is left to the default."""
     return {k: v for k, v in model.model_dump(exclude={"name", *leave_out}).items() if v is not None}
 
 

@@ -9,13 +9,13 @@ from logging import INFO, WARNING
 from typing import Any, TypeAlias
 
 import numpy as np
-from fedmomentum.strategies import records
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.supercore import log
 from numpy.typing import NDArray
 
 from fedmomentum import protocol
 from fedmomentum.events import Failure
+from fedmomentum.strategies import records
 
 Report: TypeAlias = tuple[float, Mapping[str, object]]
 """Weight and metrics of one client."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fedmomentum.strategies.fedavg import FedAvg
 from torch import Tensor
 
+from fedmomentum.strategies.fedavg import FedAvg
 from fedmomentum.trees import State, Tree
 
 

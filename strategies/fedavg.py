@@ -9,21 +9,21 @@ from logging import INFO, WARNING
 from typing import Any, ClassVar, Literal
 
 import torch
-from fedmomentum.strategies import records
-from fedmomentum.strategies.admission import Expected, Reply, Report, admit, log_admission, silent
-from fedmomentum.strategies.aggregation import Accumulation, mean_metrics, weighted_mean
-from fedmomentum.strategies.cohort import Cohort, UniformCohort
-from fedmomentum.strategies.nodes import choose, wait_for_nodes
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import Result, Strategy
 from flwr.supercore import log
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmomentum import protocol
 from fedmomentum.events import Failure
+from fedmomentum.strategies import records
+from fedmomentum.strategies.admission import Expected, Reply, Report, admit, log_admission, silent
+from fedmomentum.strategies.aggregation import Accumulation, mean_metrics, weighted_mean
+from fedmomentum.strategies.cohort import Cohort, UniformCohort
+from fedmomentum.strategies.nodes import choose, wait_for_nodes
 from fedmomentum.trees import Tree, cast_like, same_layout
 
 MetricsFn = Callable[[list[RecordDict], str], MetricRecord]
@@ -68,7 +68,8 @@ class FedAvg(Strategy):
         accumulation: ``wide`` (float64) or ``native`` (each tensor's own dtype: Flower's bits).
         reduction: ``mean`` lets the engine answer for a block of clients with the mean over them; ``every`` asks for
             each client's own reply. A wrapper that changes single replies, such as Flower's server-side clipping for
-            differential privacy, needs ``every``. A config that names a reduction already has the last word.
+            differential privacy, needs ``every``; ``auto`` is ``mean`` only where nothing wraps the strategy: its own
+            ``start`` or our round loop drives it. A config that names a reduction already has the last word.
         weighting: ``examples`` weighs a reply by its weight, ``uniform`` counts every client alike.
         step_schedule: round, from 0 -> factor on the server's step (a learning rate schedule, a warm-up); None is 1.
 
@@ -100,7 +101,7 @@ class FedAvg(Strategy):
     node_timeout: float = 60.0
     buffers: Collection[str] | None = None
     accumulation: Accumulation = "wide"
-    reduction: Literal["mean", "every"] = "mean"
+    reduction: Literal["auto", "mean", "every"] = "auto"
     weighting: Literal["examples", "uniform"] = "examples"
     step_schedule: Callable[[int], float] | None = None
 
@@ -118,7 +119,7 @@ class FedAvg(Strategy):
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
         _check_choice("on_missed_quorum", self.on_missed_quorum, ("keep", "stop"))
         _check_choice("accumulation", self.accumulation, ("wide", "native"))
-        _check_choice("reduction", self.reduction, (protocol.MEAN, protocol.EVERY))
+        _check_choice("reduction", self.reduction, ("auto", protocol.MEAN, protocol.EVERY))
         _check_choice("weighting", self.weighting, (protocol.EXAMPLES, protocol.UNIFORM))
         if isinstance(self.buffers, str):
             raise ValueError(f"buffers must be a collection of names, not the string '{self.buffers}'")
@@ -126,6 +127,7 @@ class FedAvg(Strategy):
             raise ValueError(f"quorum as a share of the cohort must be in (0, 1], not {self.quorum}")
         if isinstance(self.quorum, int) and self.quorum < 1:
             raise ValueError(f"quorum as a number of clients must be at least 1, not {self.quorum}")
+        self._drives = False
         self.rejected: list[Failure] = []
         self.accepted = 0
         self.round = 0
@@ -192,6 +194,14 @@ class FedAvg(Strategy):
 
     def load_server_state(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`server_state` gave."""
+
+    def start(self, *args: Any, **kwargs: Any) -> Result:
+        """Run all rounds as Flower's own ``start`` does; see there for the arguments."""
+        self._drives = True
+        try:
+            return super().start(*args, **kwargs)
+        finally:
+            self._drives = False
 
     def reset(self) -> None:
         """Forget every round: a new run begins."""
@@ -357,7 +367,11 @@ class FedAvg(Strategy):
         """Ask for single replies where the mean over a block would be another mean than the one wanted."""
         if self.extra_weighting == "uniform" and self._extras:
             return protocol.EVERY
-        return str(config.get(protocol.REDUCTION, self.reduction))
+        if protocol.REDUCTION in config:
+            return str(config[protocol.REDUCTION])
+        if self.reduction == "auto":
+            return protocol.MEAN if self._drives else protocol.EVERY
+        return self.reduction
 
     def _is_buffer(self, name: str, x: NDArray[Any]) -> bool:
         if x.dtype.kind != "f":

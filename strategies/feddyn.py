@@ -7,7 +7,6 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
 from fedmomentum.strategies.carried import Carrying
-
 from fedmomentum.trees import Tree
 
 _H = "h"

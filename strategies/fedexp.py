@@ -7,12 +7,12 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 import torch
-from fedmomentum.strategies import records
-from fedmomentum.strategies.carried import Carrying
 from flwr.app import ArrayRecord
 from torch import Tensor
 
 from fedmomentum.protocol import DRIFT
+from fedmomentum.strategies import records
+from fedmomentum.strategies.carried import Carrying
 from fedmomentum.trees import Tree, cast_like, dot, sub
 
 _BEFORE = "before"

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 
 from fedmomentum.strategies.carried import Carrying
-
 from fedmomentum.trees import Tree
 
 

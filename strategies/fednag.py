@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedmomentum.strategies.carried import Carrying
 from torch import Tensor
 
 from fedmomentum.protocol import MOMENTUM
+from fedmomentum.strategies.carried import Carrying
 from fedmomentum.trees import Tree
 
 

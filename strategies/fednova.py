@@ -7,10 +7,10 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 import torch
-from fedmomentum.strategies.fedavg import FedAvg
 from torch import Tensor
 
 from fedmomentum.protocol import NORMALISER
+from fedmomentum.strategies.fedavg import FedAvg
 from fedmomentum.trees import Tree
 
 

@@ -8,10 +8,6 @@ from logging import WARNING
 from typing import Any, ClassVar, Literal
 
 import torch
-from fedmomentum.strategies import records
-from fedmomentum.strategies.admission import Expected, admit
-from fedmomentum.strategies.aggregation import weighted_mean
-from fedmomentum.strategies.carried import Carrying
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore import log
@@ -19,6 +15,10 @@ from torch import Tensor
 
 from fedmomentum.optim import Rule, make_rule
 from fedmomentum.protocol import GRADIENT, GRADIENT_QUERY, RULE_STATE
+from fedmomentum.strategies import records
+from fedmomentum.strategies.admission import Expected, admit
+from fedmomentum.strategies.aggregation import weighted_mean
+from fedmomentum.strategies.carried import Carrying
 from fedmomentum.trees import Tree
 
 

@@ -54,8 +54,6 @@ def view(array: Array) -> NDArray[Any]:
     else:
         start = _PREFIX + int.from_bytes(data[_PREFIX - 2 : _PREFIX], "little")
         shape, fortran, dtype = _parse(data[_PREFIX - 2 : start])
-        if dtype.hasobject:
-            raise ValueError("it holds Python objects, not numbers")
         count = math.prod(shape)
         if len(data) - start != count * dtype.itemsize:
             raise ValueError(f"{len(data) - start} bytes where {count * dtype.itemsize} make an array {list(shape)}")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
+from fedmomentum.errors import UserError
 from fedmomentum.strategies.adaptive import FedAdagrad, FedAdam, FedAdamW, FedYogi
 from fedmomentum.strategies.domo import DOMO
 from fedmomentum.strategies.fedadc import FedADC
@@ -23,8 +24,6 @@ from fedmomentum.strategies.fedprox import FedProx
 from fedmomentum.strategies.mime import Mime, MimeLite
 from fedmomentum.strategies.scaffold import Scaffold
 from fedmomentum.strategies.slowmo import SlowMo
-
-from fedmomentum.errors import UserError
 
 STRATEGIES: dict[str, type[FedAvg]] = {
     cls.__name__.lower(): cls

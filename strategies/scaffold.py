@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
-from fedmomentum.strategies.carried import Carrying
 from torch import Tensor
 
 from fedmomentum.protocol import CONTROL
+from fedmomentum.strategies.carried import Carrying
 from fedmomentum.trees import Tree
 
 

@@ -7,7 +7,6 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from fedmomentum.strategies.carried import Carrying
-
 from fedmomentum.trees import Tree
 
 

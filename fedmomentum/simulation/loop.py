@@ -13,7 +13,8 @@ from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import Strategy
 
 from fedmomentum.events import Failure, Listener, RoundEnd
-from fedmomentum.protocol import MEMBERS
+from fedmomentum.protocol import EVERY, MEAN, MEMBERS, REDUCTION
+from fedmomentum.strategies.fedavg import FedAvg
 
 
 class RoundStoppedError(RuntimeError):
@@ -73,6 +74,7 @@ def run_rounds(
         RoundStoppedError: the strategy says that a round must not go on (a missed quorum).
     """
     result = LoopResult(arrays)
+    config = {REDUCTION: _reduction(strategy), **(train_config or {})}
     began = time.perf_counter() - elapsed_before
     if evaluate is not None and first_round == 1:
         clock = _Clock()
@@ -85,9 +87,7 @@ def run_rounds(
     for server_round in range(first_round, rounds + 1):
         clock = _Clock()
         # 1. choose the cohort
-        messages = list(
-            strategy.configure_train(server_round, result.arrays, ConfigRecord(dict(train_config or {})), grid)
-        )
+        messages = list(strategy.configure_train(server_round, result.arrays, ConfigRecord(dict(config)), grid))
         clock.lap("configure")
         # 2. train
         replies = list(grid.send_and_receive(messages, timeout=timeout))
@@ -140,6 +140,14 @@ def run_rounds(
             after_round(server_round, result.arrays)
             late = {"checkpoint": time.perf_counter() - before}
     return result
+
+
+def _reduction(strategy: Strategy) -> str:
+    """Say whether blocks may answer with their mean: only to a strategy of ours that sees the replies itself.
+
+    Anything that wraps a strategy (Flower's server-side clipping clips single replies) would take a block for a client.
+    """
+    return MEAN if isinstance(strategy, FedAvg) and strategy.reduction != EVERY else EVERY
 
 
 def _tell(listeners: Iterable[Listener], event: RoundEnd) -> None:

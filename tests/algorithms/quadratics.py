@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from fedmomentum.clients.local import Place
-from fedmomentum.clients.methods import make_local
-from fedmomentum.strategies import make_strategy
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from fedmomentum.clients.local import Place
+from fedmomentum.clients.methods import make_local
 from fedmomentum.optim import expand_state, make_rule
 from fedmomentum.optim.problems import heterogeneous_quadratics
 from fedmomentum.protocol import GRADIENT_QUERY, MEMBERS
 from fedmomentum.simulation import flower
 from fedmomentum.simulation.grid import BaseGrid
+from fedmomentum.strategies import make_strategy
 
 PROBLEM = heterogeneous_quadratics(0)
 CLIENTS, DIMENSION = PROBLEM.centres.shape

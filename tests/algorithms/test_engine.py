@@ -7,16 +7,16 @@ from functools import partial
 
 import numpy as np
 import pytest
+
 from fedmomentum.clients.app import client_app
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.worker import Worker
-from fedmomentum.strategies import UniformCohort, make_strategy
-
 from fedmomentum.simulation.executor import InlineExecutor
 from fedmomentum.simulation.flower import to_arrays, to_record
 from fedmomentum.simulation.foreign import AppGrid, AppWorker
 from fedmomentum.simulation.grid import SimulationGrid
 from fedmomentum.simulation.loop import run_rounds
+from fedmomentum.strategies import UniformCohort, make_strategy
 from tests.clients.federation import SIZES, federation, spec
 
 SGD = {"name": "sgd", "lr": 0.1}
@@ -228,7 +228,6 @@ def test_full_gradients_are_those_of_the_whole_loss(vectorize, monkeypatch):
 )
 def test_a_rule_that_does_not_suit_a_method_is_refused(method, optimizer, words):
     from fedmomentum.clients.methods import make_local
-
     from fedmomentum.errors import UserError
     from fedmomentum.optim import make_rule
 

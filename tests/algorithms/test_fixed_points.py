@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from fedmomentum.strategies import UniformCohort
 
 from .quadratics import CLIENTS, DIMENSION, PROBLEM, START, descend

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fedmomentum.strategies import SlowMo
 from flwr.app import Array, ArrayRecord, ConfigRecord
+
+from fedmomentum.strategies import SlowMo
 
 from .quadratics import PROBLEM, START, QuadraticGrid, descend
 

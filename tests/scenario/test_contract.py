@@ -72,7 +72,7 @@ def test_optimizers(name: str) -> None:
     assert set(blocks(Optimizer)) <= set(rules)
     block = blocks(Optimizer)[name]
     values = {key: info.default for key, info in block.model_fields.items() if not info.is_required()} | {"lr": 0.1}
-    optim.make_rule(name, **values)
+    optim.make_rule(**pytest.importorskip("fedmomentum.build").optimizer(block(name=name, **values)))
 
 
 @pytest.mark.parametrize("name", [name for name in blocks(Strategy) if name != "fedopt"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import fedmomentum.strategies as ours
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+import fedmomentum.strategies as ours
 
 MODEL = {"a": np.zeros((2, 2), np.float32), "n": np.asarray(3, np.int64)}
 GOOD = {"a": np.ones((2, 2), np.float32), "n": np.asarray(5, np.int64)}

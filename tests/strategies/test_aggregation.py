@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
-import fedmomentum.strategies as ours
 import numpy as np
 import pytest
-from fedmomentum.strategies.aggregation import mean_metrics, weighted_mean
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
+
+import fedmomentum.strategies as ours
+from fedmomentum.strategies.aggregation import mean_metrics, weighted_mean
 
 
 @pytest.mark.parametrize("accumulation", ["wide", "native"])
@@ -138,6 +139,14 @@ def test_a_block_with_a_broken_table_is_refused_as_a_whole(content, answer):
         new, _ = answer(strategy, x, [good, bad])
         assert words in strategy.rejected[0].reason
         np.testing.assert_array_equal(new["w"], x["w"])
+
+
+def test_what_a_block_reports_outside_its_table_counts_for_its_weight(content, answer):
+    x = {"w": np.ones(2, np.float32)}
+    block, single = content(x, 4, curve=[1.0, 2.0]), content(x, 1, curve=[6.0, 7.0])
+    block["members"] = ConfigRecord({"client": [1, 2], "num-examples": [3.0, 1.0]})
+    _, metrics = answer(ours.FedAvg(), x, [block, single])
+    assert metrics["curve"] == pytest.approx([2.0, 3.0])
 
 
 def test_each_metric_is_averaged_over_those_who_report_it():

@@ -6,8 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
-from fedmomentum.strategies import BernoulliCohort, Cohort, CyclicCohort, UniformCohort, WeightedCohort
 from scipy import stats
+
+from fedmomentum.strategies import BernoulliCohort, Cohort, CyclicCohort, UniformCohort, WeightedCohort
 
 NODES = list(range(100, 112))
 WEIGHTS = {node: float(node - 99) for node in NODES}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fedmomentum.strategies import records
 from flwr.app import Array, ArrayRecord
+
+from fedmomentum.strategies import records
 
 ARRAYS = {
     "matrix": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 
-import fedmomentum.strategies as ours
 import numpy as np
 import pytest
 import torch
+
+import fedmomentum.strategies as ours
 from fedmomentum.strategies import records
 
 MAKERS = {
