@@ -71,8 +71,11 @@ def test_optimizers(name: str) -> None:
         pytest.skip("the rules are not there")
     assert set(blocks(Optimizer)) <= set(rules)
     block = blocks(Optimizer)[name]
-    values = {key: info.default for key, info in block.model_fields.items() if not info.is_required()} | {"lr": 0.1}
-    optim.make_rule(name, **values)
+    hyper = pytest.importorskip("fedmomentum.build").optimizer(block(name=name, lr=0.1))
+    hyper = {key: value for key, value in hyper.items() if value is not None}
+    known = optim.hyperparameters(hyper["name"])
+    assert {key: value for key, value in hyper.items() if key not in ("name", "lr") and value != known[key]} == {}
+    optim.make_rule(**hyper)
 
 
 @pytest.mark.parametrize("name", [name for name in blocks(Strategy) if name != "fedopt"])
