@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from fedmomentum.optim.rule import Rule
-from fedmomentum.trees import State, expand
+from fedmomentum.optim import Rule, expand_state
+from fedmomentum.trees import State
 
 
 def steps_of(
@@ -25,7 +25,7 @@ def steps_of(
     x = start
     state: State = rule.init({"x": start if copies is None else start[0]})
     if copies is not None:
-        state = {slot: expand(tree, copies) for slot, tree in state.items()}
+        state = expand_state(state, copies)
     while True:
         point = {"x": x}
         updates, state = rule.update({"x": gradient(x)}, state, point)
