@@ -41,8 +41,8 @@ class RingGame:
 
 
 def ring_gan(
-    *, momenta: Sequence[float] = (-0.5, 0.0, 0.9), lr: float = 0.1, steps: int = 1500, batch: int = 128,
-    hidden: int = 64, seed: int = 0,
+    *, momenta: Sequence[float] = (-0.5, 0.0, 0.9), lr: float = 0.05, steps: int = 2000, batch: int = 128,
+    hidden: int = 32, seed: int = 0,
 ) -> RingGame:  # fmt: skip
     """Train one GAN for each momentum, in turns, all from the same start and on the same data.
 
