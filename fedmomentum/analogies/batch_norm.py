@@ -1,8 +1,9 @@
 """Batch norm carries a momentum of its own: running statistics are an average of the past, and lag behind the weights.
 
-With torch's momentum m a running statistic is ``r <- (1 - m) r + m s``, an ema with beta = 1 - m. The optimizer's velocity
-is another average, with a lag of its own. Where the two lags differ, a model is evaluated with the statistics of weights
-that it no longer has; where a server's momentum is applied to the running variance, the variance overshoots below zero.
+With torch's momentum m a running statistic is ``r <- (1 - m) r + m s``, an ema with beta = 1 - m. The optimizer's
+velocity is another average, with a lag of its own. Where the two lags differ, a model is evaluated with the
+statistics of weights that it no longer has; where a server's momentum is applied to the running variance, the
+variance overshoots below zero.
 """
 
 from __future__ import annotations
@@ -49,7 +50,12 @@ class Lags:
 
 
 def predict(
-    *, bn_momentum: float = 0.1, momentum: float = 0.9, local_steps: int = 1, variance: float = 0.1, server_lr: float = 1.0
+    *,
+    bn_momentum: float = 0.1,
+    momentum: float = 0.9,
+    local_steps: int = 1,
+    variance: float = 0.1,
+    server_lr: float = 1.0,
 ) -> Lags:
     """Give the lags of running statistics and velocity, and how low a server's momentum throws a running variance.
 
@@ -127,10 +133,22 @@ def simulate(
     ramp = torch.arange(steps, dtype=torch.float64)
     velocity = -filtered(make_rule("ema", lr=1.0, momentum=momentum), ramp)
     claims = [
-        Claim("lag of the statistics", lags.statistics, float(ramp[-1] - _running(bn_momentum, ramp)[-1]), 1e-4, "steps",
-              scale=max(1.0, lags.statistics)),  # fmt: skip
-        Claim("lag of the velocity", client.optimizer, float(ramp[-1] - velocity[-1]), 1e-4, "steps",
-              scale=max(1.0, client.optimizer)),  # fmt: skip
+        Claim(
+            "lag of the statistics",
+            lags.statistics,
+            float(ramp[-1] - _running(bn_momentum, ramp)[-1]),
+            1e-4,
+            "steps",
+            scale=max(1.0, lags.statistics),
+        ),
+        Claim(
+            "lag of the velocity",
+            client.optimizer,
+            float(ramp[-1] - velocity[-1]),
+            1e-4,
+            "steps",
+            scale=max(1.0, client.optimizer),
+        ),
     ]
     w = 0.1
     wave = torch.sin(w * torch.arange(steps + 2000, dtype=torch.float64))
@@ -142,8 +160,14 @@ def simulate(
     claims.append(Claim("phase drift at 0.1 rad/step", drift, measured, 1e-3, "rad", scale=0.1))
     delays, losses = network_lag(bn_momentum=bn_momentum, momentum=momentum, batch=batch, seed=seed)
     claims.append(
-        Claim("lag in a network that learns", lags.statistics, _vertex(delays, losses), 0.2, "steps",
-              scale=max(5.0, lags.statistics))  # fmt: skip
+        Claim(
+            "lag in a network that learns",
+            lags.statistics,
+            _vertex(delays, losses),
+            0.2,
+            "steps",
+            scale=max(5.0, lags.statistics),
+        )
     )
     served = server_variance(bn_momentum=bn_momentum, momentum=momentum, local_steps=local_steps, variance=variance)
     averaged = server_variance(bn_momentum=bn_momentum, momentum=0.0, local_steps=local_steps, variance=variance)
@@ -151,8 +175,14 @@ def simulate(
         Claim("lowest running variance, served with momentum", lags.lowest, float(served.min()), 1e-4, scale=1.0),
         Claim("lowest running variance, averaged", variance, float(averaged.min()), 1e-6, relation="at_least"),
     ]
-    settings = {"bn_momentum": bn_momentum, "momentum": momentum, "local_steps": local_steps, "variance": variance,
-                "batch": batch, "seed": seed}  # fmt: skip
+    settings = {
+        "bn_momentum": bn_momentum,
+        "momentum": momentum,
+        "local_steps": local_steps,
+        "variance": variance,
+        "batch": batch,
+        "seed": seed,
+    }
     series = {"delay": delays, "mismatch": losses, "served variance": served, "averaged variance": averaged}
     return Measured("batch_norm", settings, tuple(claims), series)
 
@@ -203,7 +233,13 @@ def probe(running: Tensor, history: Tensor) -> float:
 
 
 def server_variance(
-    *, bn_momentum: float, momentum: float, local_steps: int, variance: float, rounds: int = ROUNDS, server_lr: float = 1.0
+    *,
+    bn_momentum: float,
+    momentum: float,
+    local_steps: int,
+    variance: float,
+    rounds: int = ROUNDS,
+    server_lr: float = 1.0,
 ) -> Array:
     """Give the running variance round by round when a server applies the heavy ball to it, as it must not.
 
@@ -254,8 +290,13 @@ def network_lag(
     x = torch.randn(512, 8, generator=noise, dtype=torch.float64) + 1.0
     target = torch.sin(x @ torch.randn(8, 1, generator=noise, dtype=torch.float64)) + 2.0
     model = nn.Sequential(
-        nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 16), nn.BatchNorm1d(16, momentum=bn_momentum), nn.Tanh(),
-        nn.Linear(16, 1)).double()  # fmt: skip
+        nn.Linear(8, 16),
+        nn.Tanh(),
+        nn.Linear(16, 16),
+        nn.BatchNorm1d(16, momentum=bn_momentum),
+        nn.Tanh(),
+        nn.Linear(16, 1),
+    ).double()
     weights = torch_stream(seed, "batch norm model")
     with torch.no_grad():
         for p in model.parameters():
@@ -293,9 +334,14 @@ def figure(folder: Path) -> None:
             left.plot(delays, losses / losses.min(), color=colour, label=f"m = {m}")
             lag = predict(bn_momentum=m).statistics
             left.axvline(lag, color=colour, ls=":", lw=1)
-        left.set(title="Whose statistics does the model carry?", xlabel="steps back (dotted: predicted (1 − m)/m)",
-                 ylabel="mismatch / smallest", xlim=(0, 40), ylim=(0.9, 4))  # fmt: skip
-        left.legend(loc="upper right")
+        left.set(
+            title="Whose statistics does the model carry?",
+            xlabel="steps back (dotted: predicted (1 − m)/m)",
+            ylabel="mismatch / smallest",
+            xlim=(0, 40),
+            ylim=(0.9, 4),
+        )
+        left.legend(loc=(0.52, 0.72))
         for beta, colour in ((0.0, BLUE), (0.5, GREEN), (0.9, RED)):
             v = server_variance(bn_momentum=0.1, momentum=beta, local_steps=5, variance=0.1)
             right.plot(v, "o", color=colour, ms=3, label=f"server β = {beta}")
@@ -304,8 +350,12 @@ def figure(folder: Path) -> None:
         right.axhspan(-0.72, 0, color=RED, alpha=0.08, lw=0)
         right.axhline(0.1, color=GREY, lw=0.8)
         right.text(59, -0.66, "a negative variance", fontsize=8, color=RED, ha="right")
-        right.set(title="Running variance, if the server optimizes it", xlabel="round", ylabel="running variance",
-                  ylim=(-0.72, 1.05))  # fmt: skip
+        right.set(
+            title="Running variance, if the server optimizes it",
+            xlabel="round",
+            ylabel="running variance",
+            ylim=(-0.72, 1.05),
+        )
         right.legend(loc="upper right")
 
 
@@ -329,9 +379,7 @@ def _phase(signal: Array, w: float, t: Array) -> float:
 
 def _mismatch(running: Tensor, history: Tensor) -> tuple[Array, Array]:
     if running.shape != history.shape or running.ndim != 2 or len(running) < 8:
-        raise ValueError(
-            f"need two [T, P] records with T >= 8, not {list(running.shape)} and {list(history.shape)}"
-        )
+        raise ValueError(f"need two [T, P] records with T >= 8, not {list(running.shape)} and {list(history.shape)}")
     longest = len(running) // 2  # every delay is judged on the same later half
     late = running[longest:]
     losses = [float(((late - history[longest - k : len(history) - k]) ** 2).mean()) for k in range(longest + 1)]

@@ -38,7 +38,7 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Tree:
     sizes = [x.numel() for x in like.values()]
     if vector.shape != (sum(sizes),):
         raise ValueError(f"a vector of shape {list(vector.shape)} does not fill a tree of {sum(sizes)} numbers")
-    return {name: part.view(x.shape) for (name, x), part in zip(like.items(), vector.split(sizes), strict=True)}
+    return {name: part.view(x.shape) for (name, x), part in zip(like.items(), torch.split(vector, sizes), strict=True)}
 
 
 def hessian_product(loss: Loss, params: Mapping[str, Tensor]) -> Product:
@@ -64,7 +64,9 @@ def hessian_product(loss: Loss, params: Mapping[str, Tensor]) -> Product:
     return product
 
 
-def difference_product(gradient: Callable[[Tree], Tree], params: Mapping[str, Tensor], *, step: float = 1e-3) -> Product:
+def difference_product(
+    gradient: Callable[[Tree], Tree], params: Mapping[str, Tensor], *, step: float = 1e-3
+) -> Product:
     """Give ``v -> H v`` from gradients alone, for models that cannot be differentiated twice.
 
         H v = |v| (g(x + e v/|v|) - g(x - e v/|v|)) / (2 e),   error O(e^2)

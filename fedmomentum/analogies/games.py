@@ -1,8 +1,8 @@
 """In a game the gradient turns instead of descending, and momentum that helps a descent drives the players apart.
 
-On ``min_x max_y xy`` the vector field of both players is a pure rotation. Played at once, descent spirals outwards, and no
-momentum in (-1, 1) stops it; played in turns it circles, positive momentum makes it spiral out, and *negative* momentum
-makes it converge.
+On ``min_x max_y xy`` the vector field of both players is a pure rotation. Played at once, descent spirals outwards,
+and no momentum in (-1, 1) stops it; played in turns it circles, positive momentum makes it spiral out, and *negative*
+momentum makes it converge.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ class Play:
     converges: bool
 
 
-def predict(
-    *, lr: float = 0.1, momentum_x: float = -0.5, momentum_y: float = 0.0, turns: bool = True
-) -> Play:
+def predict(*, lr: float = 0.1, momentum_x: float = -0.5, momentum_y: float = 0.0, turns: bool = True) -> Play:
     """Give the spectral radius of gradient play with heavy balls on ``min_x max_y xy``.
 
         at once   (z - 1)^2 (z - b1)(z - b2) + lr^2 z^2 = 0
@@ -107,19 +105,24 @@ def simulate(
     scale = max(abs(expected.radius - 1), 1e-4)
     claims = [Claim("radius per round", expected.radius, growth, 0.05, "per step", scale=scale)]
     if turns and lr <= 0.2 and (momentum_x, momentum_y) != (0.0, 0.0):
-        small = Claim("radius per round, to second order in lr", expected.small_lr, growth, 0.25, "per step", scale=scale)
+        small = Claim(
+            "radius per round, to second order in lr", expected.small_lr, growth, 0.25, "per step", scale=scale
+        )
         claims.append(small)
     circle = play(lr=lr, momentum_x=0.0, momentum_y=0.0, turns=True, steps=1000)
     if lr < 2:
         energy = circle[:, 0] ** 2 + circle[:, 1] ** 2 - lr * circle[:, 0] * circle[:, 1]
         claims.append(
-            Claim("orbit in turns without momentum stays on its ellipse", 0.0, float(np.ptp(energy)), 1e-9,
-                  scale=float(energy[0]))  # fmt: skip
+            Claim(
+                "orbit in turns without momentum stays on its ellipse",
+                0.0,
+                float(np.ptp(energy)),
+                1e-9,
+                scale=float(energy[0]),
+            )
         )
     spiral = play(lr=lr, momentum_x=0.0, momentum_y=0.0, turns=False, steps=200)
-    claims.append(
-        Claim("growth at once without momentum", math.sqrt(1 + lr**2), _growth(spiral), 1e-9, "per step")
-    )
+    claims.append(Claim("growth at once without momentum", math.sqrt(1 + lr**2), _growth(spiral), 1e-9, "per step"))
     return Measured("games", settings, tuple(claims), {"path": path})
 
 
@@ -155,9 +158,8 @@ def probe(field: Callable[[Tensor], Tensor], point: Tensor, *, probes: int = 8, 
     antisymmetric = symmetric = 0.0
     for _ in range(probes):
         v = torch.randint(0, 2, point.shape, generator=draw).to(point) * 2 - 1
-        _, forward = torch.func.jvp(field, (point,), (v,))
-        _, pull = torch.func.vjp(field, point)
-        (backward,) = pull(v)
+        forward: Tensor = torch.func.jvp(field, (point,), (v,))[1]
+        backward: Tensor = torch.func.vjp(field, point)[1](v)[0]
         antisymmetric += float(((forward - backward) ** 2).sum()) / 4 / probes
         symmetric += float(((forward + backward) ** 2).sum()) / 4 / probes
     total = antisymmetric + symmetric
@@ -184,8 +186,9 @@ def figure(folder: Path) -> None:
         radius = np.array(
             [[predict(lr=0.3, momentum_x=float(b1), momentum_y=float(b2)).radius for b1 in grid] for b2 in grid]
         )
-        image = middle.pcolormesh(grid, grid, np.log(radius), cmap="RdBu_r", vmin=-0.03, vmax=0.03, shading="nearest",
-                                  rasterized=True)  # fmt: skip
+        image = middle.pcolormesh(
+            grid, grid, np.log(radius), cmap="RdBu_r", vmin=-0.03, vmax=0.03, shading="nearest", rasterized=True
+        )
         middle.contour(grid, grid, radius, levels=[1.0], colors=INK, linewidths=1.2)
         middle.plot(-0.5, 0, "o", color=GREEN, ms=6)
         middle.set(title="log radius, lr = 0.3", xlabel="momentum of x", ylabel="momentum of y")
@@ -195,8 +198,16 @@ def figure(folder: Path) -> None:
         for k, (beta, colour) in enumerate(zip(game.momenta, (GREEN, BLUE, RED), strict=True)):
             points = game.samples[k][:250]
             covered = game.modes_covered[k]
-            right.plot(points[:, 0], points[:, 1], ".", color=colour, ms=2.5, alpha=0.6, rasterized=True,
-                       label=f"β = {beta:g}: {covered} of 8")  # fmt: skip
+            right.plot(
+                points[:, 0],
+                points[:, 1],
+                ".",
+                color=colour,
+                ms=2.5,
+                alpha=0.6,
+                rasterized=True,
+                label=f"β = {beta:g}: {covered} of 8",
+            )
         right.plot(game.centres[:, 0], game.centres[:, 1], "o", mfc="none", color=GREY, ms=13)
         right.set(title="A small GAN on a ring", aspect="equal", xlim=(-3.1, 3.1), ylim=(-3, 3.9))
         right.legend(loc="upper left", markerscale=3, ncols=3, columnspacing=0.6, handletextpad=0.1)

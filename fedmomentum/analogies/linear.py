@@ -1,7 +1,7 @@
 """Momentum on one quadratic direction: a recurrence of order two, its roots, its limits and its exact path.
 
-With ``a = lr * curvature`` every form below moves the distance to the optimum by ``x_{t+2} = p x_{t+1} - q x_t``, so all
-that the analogies say about one direction is in the roots of ``z^2 - p z + q``:
+With ``a = lr * curvature`` every form below moves the distance to the optimum by ``x_{t+2} = p x_{t+1} - q x_t``, so
+all that the analogies say about one direction is in the roots of ``z^2 - p z + q``:
 
     heavy_ball  v <- beta v + g,              x <- x - lr v               p = 1 + beta - a,        q = beta
     ema         v <- beta v + (1 - beta) g,   x <- x - lr v               p = 1 + beta - a(1-beta), q = beta
@@ -101,7 +101,7 @@ def critical_momentum(form: Form, a: float) -> float:
 def path(form: Form, a: float, momentum: float, steps: int) -> Array:
     """Give ``x_0 .. x_steps`` of the rule started at rest at distance one, from the roots and not by iterating.
 
-        x_t = (x_1 - x_0 z2)/(z1 - z2) z1^t + (x_0 z1 - x_1)/(z1 - z2) z2^t,   z (1 + t (x_1/z - 1))^.. at a double root
+    x_t = (x_1 - x_0 z2)/(z1 - z2) z1^t + (x_0 z1 - x_1)/(z1 - z2) z2^t,   z (1 + t (x_1/z - 1))^.. at a double root
     """
     p, q = coefficients(form, a, momentum)
     first_step = {"heavy_ball": a, "ema": a * (1 - momentum), "nesterov": a * (1 + momentum)}[form]

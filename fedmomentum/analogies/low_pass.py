@@ -1,7 +1,8 @@
 """Momentum is a low-pass filter on the stream of gradients: it passes what lasts and stops what alternates.
 
-The ema ``v <- beta v + (1 - beta) g`` is the one-pole filter of electrical engineering (a resistor and a capacitor); the
-heavy ball is the same filter amplified by ``1/(1 - beta)``, and nesterov adds a zero that gives back some of the delay.
+The ema ``v <- beta v + (1 - beta) g`` is the one-pole filter of electrical engineering (a resistor and a capacitor);
+the heavy ball is the same filter amplified by ``1/(1 - beta)``, and nesterov adds a zero that gives back some of the
+delay.
 """
 
 from __future__ import annotations
@@ -132,8 +133,14 @@ def simulate(
     total = impulse.sum()
     claims = [
         Claim("gain of a constant", expected.dc_gain, float(total), 1e-6),
-        Claim("delay of a slow change", expected.delay, float(impulse @ np.arange(len(impulse)) / total), 1e-6, "steps",
-              scale=max(expected.delay, 1e-3)),  # fmt: skip
+        Claim(
+            "delay of a slow change",
+            expected.delay,
+            float(impulse @ np.arange(len(impulse)) / total),
+            1e-6,
+            "steps",
+            scale=max(expected.delay, 1e-3),
+        ),
     ]
     frequencies = np.array([0.05, 0.3, 1.0, 2.5])
     answers = _sines(form, momentum, frequencies)
@@ -175,7 +182,7 @@ def welch(stream: Tensor, *, segment: int = 128) -> tuple[Array, Array]:
     Raises:
         ValueError: the stream is shorter than one segment.
     """
-    from scipy.signal import welch as of_one
+    from scipy.signal import welch as of_one  # type: ignore[import-untyped]
 
     if stream.ndim != 2 or len(stream) < segment:
         raise ValueError(f"need a [T, P] stream with T >= {segment}, not {list(stream.shape)}")
@@ -283,8 +290,14 @@ def figure(folder: Path) -> None:
             cutoff = predict(momentum=momentum).cutoff
             left.plot([cutoff, cutoff], [1e-5, 0.5], color=colour, ls=":", lw=1)
         left.axhline(0.5, color=GREY, lw=0.8)
-        left.set(title="Power gain of the ema (dots: measured)", xlabel="frequency [rad/step]", ylabel="|H|²",
-                 xscale="log", yscale="log", ylim=(1e-5, 3))  # fmt: skip
+        left.set(
+            title="Power gain of the ema (dots: measured)",
+            xlabel="frequency [rad/step]",
+            ylabel="|H|²",
+            xscale="log",
+            yscale="log",
+            ylim=(1e-5, 3),
+        )
         left.legend(loc="lower left")
         momentum = 0.9
         gradients = model_gradients(momentum=momentum, steps=6000)
@@ -293,10 +306,20 @@ def figure(folder: Path) -> None:
         inner = slice(1, -1)
         right.plot(f[inner], before[inner], color=INK, label="gradients of a network")
         right.plot(f[inner], after[inner], color=PURPLE, label="its velocity, measured")
-        right.plot(f[inner], (before * np.abs(response(f, momentum)) ** 2)[inner], color=RED, ls="--",
-                   label="gradients × |H|², predicted")  # fmt: skip
-        right.set(title=f"Welch spectra of a real stream, β = {momentum}", xlabel="frequency [rad/step]",
-                  ylabel="power density", xscale="log", yscale="log")  # fmt: skip
+        right.plot(
+            f[inner],
+            (before * np.abs(response(f, momentum)) ** 2)[inner],
+            color=RED,
+            ls="--",
+            label="gradients × |H|², predicted",
+        )
+        right.set(
+            title=f"Welch spectra of a real stream, β = {momentum}",
+            xlabel="frequency [rad/step]",
+            ylabel="power density",
+            xscale="log",
+            yscale="log",
+        )
         right.legend(loc="lower left")
 
 
@@ -325,7 +348,7 @@ def _cutoff(momentum: float, form: Form) -> float:
         if momentum < 3 - 2 * math.sqrt(2):
             return math.nan
         return math.acos(max(-1.0, 1 - (1 - momentum) ** 2 / (2 * momentum)))
-    from scipy.optimize import brentq
+    from scipy.optimize import brentq  # type: ignore[import-untyped]
 
     def excess(w: float) -> float:
         return float(abs(response(np.array([w]), momentum, form=form))[0]) ** 2 - 0.5 / (1 - momentum) ** 2

@@ -1,7 +1,7 @@
 """Momentum is a PD controller: the gradient is the position error, the friction is the derivative gain.
 
-With the error ``e = x* - x`` and the step as unit of time, the heavy ball on curvature h is, exactly, a double integrator
-under proportional-derivative control:
+With the error ``e = x* - x`` and the step as unit of time, the heavy ball on curvature h is, exactly, a double
+integrator under proportional-derivative control:
 
     e_{t+1} - 2 e_t + e_{t-1} = -kp e_t - kd (e_t - e_{t-1}),   kp = lr h,   kd = 1 - beta   (nesterov: kd + beta lr h)
 
@@ -94,9 +94,9 @@ def pid(
 
         v <- beta v + kP g_t + kI sum_{s<=t} g_s + kD (g_t - g_{t-1}),   x <- x - lr v,   g_{-1} = 0
 
-    ``integral=derivative=0`` is the heavy ball and ``derivative=momentum`` torch's Nesterov, both exactly; ``integral``
-    lets a moving optimum be followed without lag. (An et al. call the velocity itself the integral term, since they take
-    the step, not the force, as the controller's output.)
+    ``integral=derivative=0`` is the heavy ball and ``derivative=momentum`` torch's Nesterov, both exactly;
+    ``integral`` lets a moving optimum be followed without lag. (An et al. call the velocity itself the integral term,
+    since they take the step, not the force, as the controller's output.)
 
     Args:
         lr: learning rate, parameter^2 per loss.
@@ -162,7 +162,7 @@ class Arm:
         Raises:
             ValueError: the target is beyond the horizontal, where the balance need not be unique.
         """
-        from scipy.optimize import brentq
+        from scipy.optimize import brentq  # type: ignore[import-untyped]
 
         if not 0 <= target <= math.pi / 2:
             raise ValueError(f"target must lie in [0, pi/2], not {target}")
@@ -228,8 +228,16 @@ def simulate(
     optimizer = as_array(follow(rule, lambda x: curvature * (x - target), start, 200))
     # The rules start with no velocity before the first *gradient*; the arm must be let go in the same way.
     arm = _released(space, target, kp, kd, optimizer)
-    claims = [Claim("arm in free space follows the optimizer", 0.0, float(np.abs(arm - optimizer).max()), 1e-9,
-                    "rad", scale=target)]  # fmt: skip
+    claims = [
+        Claim(
+            "arm in free space follows the optimizer",
+            0.0,
+            float(np.abs(arm - optimizer).max()),
+            1e-9,
+            "rad",
+            scale=target,
+        )
+    ]
 
     earth = Arm(gravity=gravity, friction=0.1)
     stiffness = kp * earth.inertia / earth.dt**2
@@ -254,21 +262,42 @@ def simulate(
     ]
     if form != "ema":
         claims.append(
-            Claim("lag with an integral term", 0.0, _follow_ramp(with_integral, curvature, speed, steps), 1e-3,
-                  "parameter", scale=speed * loop.ramp_lag)  # fmt: skip
+            Claim(
+                "lag with an integral term",
+                0.0,
+                _follow_ramp(with_integral, curvature, speed, steps),
+                1e-3,
+                "parameter",
+                scale=speed * loop.ramp_lag,
+            )
         )
     twin = pid(lr=lr, momentum=momentum, derivative=momentum)
     nesterov = make_rule("nesterov", lr=lr, momentum=momentum)
     bent = [as_array(follow(r, lambda x: torch.sin(x) + 0.3 * x, start + 2.5, 100)) for r in (twin, nesterov)]
-    claims.append(Claim("PID with kD = beta is nesterov", 0.0, float(np.abs(bent[0] - bent[1]).max()), 1e-12, scale=1.0))
+    claims.append(
+        Claim("PID with kD = beta is nesterov", 0.0, float(np.abs(bent[0] - bent[1]).max()), 1e-12, scale=1.0)
+    )
     # At a whole margin the loop neither grows nor shrinks, so there is nothing to find.
     if loop.delay_margin < 100 and abs(loop.delay_margin - round(loop.delay_margin)) > 1e-3:
         claims.append(
-            Claim("stalest stable gradient", math.floor(loop.delay_margin), _stalest(rule, curvature), 0.0, "steps",
-                  scale=1.0)  # fmt: skip
+            Claim(
+                "stalest stable gradient",
+                math.floor(loop.delay_margin),
+                _stalest(rule, curvature),
+                0.0,
+                "steps",
+                scale=1.0,
+            )
         )
-    settings = {"lr": lr, "curvature": curvature, "momentum": momentum, "form": form, "target": target,
-                "gravity": gravity, "steps": steps}  # fmt: skip
+    settings = {
+        "lr": lr,
+        "curvature": curvature,
+        "momentum": momentum,
+        "form": form,
+        "target": target,
+        "gravity": gravity,
+        "steps": steps,
+    }
     return Measured("pd_control", settings, tuple(claims), {"droop": droop, "lifted": lifted})
 
 
@@ -327,8 +356,12 @@ def figure(folder: Path) -> None:
         rule = make_rule("heavy_ball", lr=lr, momentum=momentum)
         for delay, colour in ((0, BLUE), (late, INK), (late + 2, RED)):
             right.plot(_delayed(rule, 1.0, delay, 160), color=colour, lw=1.3, label=f"{delay} steps late")
-        right.set(title=f"Delay margin {loop.delay_margin:.1f} steps", xlabel="step",
-                  ylabel="distance to the optimum", ylim=(-2.2, 2.2))  # fmt: skip
+        right.set(
+            title=f"Delay margin {loop.delay_margin:.1f} steps",
+            xlabel="step",
+            ylabel="distance to the optimum",
+            ylim=(-2.2, 2.2),
+        )
         right.legend(loc="upper right", ncols=3)
 
 

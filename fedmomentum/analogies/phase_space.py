@@ -1,9 +1,10 @@
 """An optimizer in noise is a particle in phase space: is it in equilibrium, or is probability flowing in circles?
 
-Linearised, positions and velocities obey ``dz = -B z dt + sqrt(2 D) dW``. Their covariance S solves the Lyapunov equation,
-and what is left of the drift beside it is a current. In phase space part of that current is only Hamiltonian motion, which
-flows in equilibrium too; what breaks time reversal is the rest, and it is zero exactly when ``K = B_irr S - D`` is. Gradient
-noise that does not commute with the curvature breaks it: stochastic gradient descent is not a thermometer but an engine.
+Linearised, positions and velocities obey ``dz = -B z dt + sqrt(2 D) dW``. Their covariance S solves the Lyapunov
+equation, and what is left of the drift beside it is a current. In phase space part of that current is only
+Hamiltonian motion, which flows in equilibrium too; what breaks time reversal is the rest, and it is zero exactly when
+``K = B_irr S - D`` is. Gradient noise that does not commute with the curvature breaks it: stochastic gradient descent
+is not a thermometer but an engine.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class Flow:
         circulation: Q = B S - D, antisymmetric; in phase space it is not zero even in equilibrium.
         irreversible: K = B_irr S - D; zero if and only if the state is one of equilibrium.
         entropy_production: rate at which entropy is made, per unit of time.
-        raw_curl: antisymmetric part of the drift's own Jacobian -B, as a norm: it changes when velocities are measured in
-            other units, so it says nothing of equilibrium.
+        raw_curl: antisymmetric part of the drift's own Jacobian -B, as a norm: it changes when velocities are measured
+            in other units, so it says nothing of equilibrium.
         equilibrium: whether K vanishes to rounding.
     """
 
@@ -61,7 +62,7 @@ def predict(drift: Array, diffusion: Array, *, parity: Array | None = None) -> F
 
     Source: Risken, The Fokker-Planck Equation, section 6.4; Chaudhari and Soatto, arXiv:1710.11029.
     """
-    from scipy.linalg import solve_continuous_lyapunov
+    from scipy.linalg import solve_continuous_lyapunov  # type: ignore[import-untyped]
 
     b, d = as_array(drift), as_array(diffusion)
     n = len(b)
@@ -159,12 +160,24 @@ def simulate(
     spread = max(abs(float(flow.circulation[0, 1])), 0.05 * size) * lr
     closed = lr / 2 * v[0, 1] * (1 - stiff) / (1 + stiff)
     claims = [
-        Claim("variance along the flat axis", float(flow.covariance[0, 0]), float(covariance[0, 0]), 0.05,
-              "parameter^2"),  # fmt: skip
-        Claim("circulation, Lyapunov against D12 (h1 - h2)/(h1 + h2)", closed, float(flow.circulation[0, 1]), 1e-9,
-              scale=max(abs(closed), 1e-6 * size)),  # fmt: skip
-        Claim("circulation of plain descent", -lr * float(flow.circulation[0, 1]), float(turning[0, 1]), 0.15,
-              "parameter^2", scale=spread),  # fmt: skip
+        Claim(
+            "variance along the flat axis", float(flow.covariance[0, 0]), float(covariance[0, 0]), 0.05, "parameter^2"
+        ),
+        Claim(
+            "circulation, Lyapunov against D12 (h1 - h2)/(h1 + h2)",
+            closed,
+            float(flow.circulation[0, 1]),
+            1e-9,
+            scale=max(abs(closed), 1e-6 * size),
+        ),
+        Claim(
+            "circulation of plain descent",
+            -lr * float(flow.circulation[0, 1]),
+            float(turning[0, 1]),
+            0.15,
+            "parameter^2",
+            scale=spread,
+        ),
     ]
     b, d, parity = optimizer(h, v, lr=lr, momentum=momentum)
     ball = predict(b, d, parity=parity)
@@ -173,22 +186,47 @@ def simulate(
     produced = _entropy(state, irreversible, d)
     scale = float(np.abs(d).max())
     claims += [
-        Claim("position variance of the heavy ball", float(ball.covariance[0, 0]), float(state[0, 0]), 0.08,
-              "parameter^2"),  # fmt: skip
-        Claim("K, mixed position-velocity part", float(ball.irreversible[2, 1]), float(irreversible[2, 1]), 0.1,
-              scale=max(abs(float(ball.irreversible[2, 1])), scale / 2)),  # fmt: skip
-        Claim("entropy production of the heavy ball", ball.entropy_production, produced, 0.25, "per time",
-              scale=max(ball.entropy_production, 0.1 * float(b[2, 2]))),  # fmt: skip
+        Claim(
+            "position variance of the heavy ball", float(ball.covariance[0, 0]), float(state[0, 0]), 0.08, "parameter^2"
+        ),
+        Claim(
+            "K, mixed position-velocity part",
+            float(ball.irreversible[2, 1]),
+            float(irreversible[2, 1]),
+            0.1,
+            scale=max(abs(float(ball.irreversible[2, 1])), scale / 2),
+        ),
+        Claim(
+            "entropy production of the heavy ball",
+            ball.entropy_production,
+            produced,
+            0.25,
+            "per time",
+            scale=max(ball.entropy_production, 0.1 * float(b[2, 2])),
+        ),
     ]
     exact = _lagged_exactly(h, v, lr, momentum, 8)
     asymmetry = (later - later.T) / 2
     claims.append(
-        Claim("time asymmetry of the heavy ball's positions", float(exact[0, 1] - exact[1, 0]) / 2,
-              float(asymmetry[0, 1]), 0.2, "parameter^2",
-              scale=max(abs(float(exact[0, 1] - exact[1, 0])) / 2, 0.05 * float(state[0, 0])))  # fmt: skip
+        Claim(
+            "time asymmetry of the heavy ball's positions",
+            float(exact[0, 1] - exact[1, 0]) / 2,
+            float(asymmetry[0, 1]),
+            0.2,
+            "parameter^2",
+            scale=max(abs(float(exact[0, 1] - exact[1, 0])) / 2, 0.05 * float(state[0, 0])),
+        )
     )
-    settings = {"lr": lr, "momentum": momentum, "stiff": stiff, "angle": angle, "ratio": ratio, "chains": chains,
-                "steps": steps, "seed": seed}  # fmt: skip
+    settings = {
+        "lr": lr,
+        "momentum": momentum,
+        "stiff": stiff,
+        "angle": angle,
+        "ratio": ratio,
+        "chains": chains,
+        "steps": steps,
+        "seed": seed,
+    }
     series = {"covariance": ball.covariance, "measured covariance": state, "irreversible": ball.irreversible}
     return Measured("phase_space", settings, tuple(claims), series)
 
@@ -233,7 +271,7 @@ def probe(path: Tensor, *, lag: int = 1, dimensions: int = 8, seed: int = 0) -> 
     products = z[:-lag, :, None] * z[lag:, None, :]
     asymmetric = (products - products.mT) / 2
     whole = float(products.mean(0).norm())
-    # Under reversibility each block of the path is as likely with its sign turned; blocks keep the correlations in time.
+    # Reversed, each block of the path has its sign turned and is as likely; blocks keep the correlations in time.
     blocks = torch.stack([block.mean(0) for block in asymmetric.chunk(32)])
     signs = torch.randint(0, 2, (200, len(blocks), 1, 1), generator=torch_stream(seed, "phase space probe")) * 2.0 - 1
     chance = float((signs * blocks).mean(1).flatten(1).norm(dim=1).mean())
@@ -258,8 +296,16 @@ def figure(folder: Path) -> None:
             weight = np.exp(-np.einsum("...i,ij,...j", sparse, inverse, sparse) / 2)
             current = -np.einsum("ij,jk,...k", flow.circulation, inverse, sparse) * weight[..., None]
             sparse, current = sparse[weight > 0.02], current[weight > 0.02]
-            axis.quiver(sparse[..., 0], sparse[..., 1], current[..., 0], current[..., 1], color=ORANGE, scale=4,
-                        width=0.007)  # fmt: skip
+            axis.quiver(
+                sparse[..., 0],
+                sparse[..., 1],
+                current[..., 0],
+                current[..., 1],
+                color=ORANGE,
+                scale=4,
+                width=0.007,
+                rasterized=True,
+            )
             axis.set(title=title, xlabel="flat direction", ylim=(-1.4, 1.4))
             axis.grid(False)
         left.set(ylabel="stiff direction")
@@ -270,8 +316,12 @@ def figure(folder: Path) -> None:
                 b, d, parity = optimizer(h, noise_covariance(float(angle)), lr=0.02, momentum=momentum)
                 made.append(predict(b, d, parity=parity).entropy_production)
             right.plot(np.degrees(angles), made, color=colour, label=f"heavy ball, β = {momentum}")
-        right.set(title="Entropy made per unit of time", xlabel="angle of noise to curvature [°]",
-                  ylabel="entropy production", xticks=[0, 30, 60, 90])  # fmt: skip
+        right.set(
+            title="Entropy made per unit of time",
+            xlabel="angle of noise to curvature [°]",
+            ylabel="entropy production",
+            xticks=[0, 30, 60, 90],
+        )
         right.set(ylim=(0, 1.9))
         right.legend(loc="upper right", fontsize=7.5)
 

@@ -98,8 +98,8 @@ class Landscape:
 def fall(form: Form, lr: float, slope: float, momentum: float, steps: int) -> Array:
     """Give ``x_0 .. x_steps`` of a rule on a constant slope, from rest.
 
-        heavy_ball x_T = lr g/(1-beta) (T - beta (1 - beta^T)/(1 - beta));  ema is that times (1 - beta)
-        nesterov   x_T = lr g/(1-beta) (T - beta^2 (1 - beta^T)/(1 - beta))
+    heavy_ball x_T = lr g/(1-beta) (T - beta (1 - beta^T)/(1 - beta));  ema is that times (1 - beta)
+    nesterov   x_T = lr g/(1-beta) (T - beta^2 (1 - beta^T)/(1 - beta))
     """
     t = np.arange(steps + 1)
     late = {"heavy_ball": momentum, "ema": momentum, "nesterov": momentum**2}[form]
@@ -107,9 +107,7 @@ def fall(form: Form, lr: float, slope: float, momentum: float, steps: int) -> Ar
     return distance * (1 - momentum) if form == "ema" else distance
 
 
-def predict(
-    *, lr: float, momentum: float, form: Form = "heavy_ball", landscape: Landscape | None = None
-) -> Crossing:
+def predict(*, lr: float, momentum: float, form: Form = "heavy_ball", landscape: Landscape | None = None) -> Crossing:
     """Give the crossing time of the plateau, the overshoot behind it, and the throw of a cliff.
 
         speedup -> 1/(1 - beta) for long plateaus (ema: 1);   kinetic energy (1 + beta)/2 (dx)^2/(2 lr)
@@ -189,8 +187,15 @@ def simulate(
         by_energy = 1 - expected.overshoot_momentum_energy
         claims.append(Claim("that friction, by energy alone", by_energy, friction, 0.0, relation="at_most"))
     path = follow(rule, land.gradient, start, 2 * expected.steps)
-    settings = {"lr": lr, "momentum": momentum, "form": form, "slope": slope, "length": length,
-                "curvature": curvature, "depth": depth}  # fmt: skip
+    settings = {
+        "lr": lr,
+        "momentum": momentum,
+        "form": form,
+        "slope": slope,
+        "length": length,
+        "curvature": curvature,
+        "depth": depth,
+    }
     series = {"path": as_array(path), "loss": as_array(land.value(path))}
     return Measured("plateau", settings, tuple(claims), series)
 
@@ -277,10 +282,21 @@ def figure(folder: Path) -> None:
         right.plot(1 - betas, reach, color=ORANGE, ls="--", label="predicted")
         right.axhline(1, color=GREY, lw=0.8)
         right.axvline(1 - limit, color=RED, lw=1, ls=":")
-        right.annotate(f"overshoots from β = {limit:.3f}", (1 - limit, 0.3), (0.0011, 0.12), fontsize=8, color=RED,
-                       arrowprops={"arrowstyle": "-", "color": RED})  # fmt: skip
-        right.set(title="Reach behind the floor, in rims", xlabel="friction 1 − β", ylabel="reach / rim",
-                  xscale="log", ylim=(0, 2))  # fmt: skip
+        right.annotate(
+            f"overshoots from β = {limit:.3f}",
+            (1 - limit, 0.3),
+            (0.0011, 0.12),
+            fontsize=8,
+            color=RED,
+            arrowprops={"arrowstyle": "-", "color": RED},
+        )
+        right.set(
+            title="Reach behind the floor, in rims",
+            xlabel="friction 1 − β",
+            ylabel="reach / rim",
+            xscale="log",
+            ylim=(0, 2),
+        )
         right.legend(loc="upper right")
 
 
@@ -333,7 +349,7 @@ def _overshoot_by_energy(form: Form, lr: float, land: Landscape) -> float:
 
 def _first(excess: Callable[[float], float]) -> float:
     """Give the momentum at which a quantity that grows with momentum turns positive; nan if it does not."""
-    from scipy.optimize import brentq
+    from scipy.optimize import brentq  # type: ignore[import-untyped]
 
     low, high = 0.0, 0.999
     return float(brentq(excess, low, high)) if excess(low) < 0 < excess(high) else math.nan

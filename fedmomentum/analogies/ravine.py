@@ -1,4 +1,4 @@
-"""A ravine is steep across and flat along: its condition number kappa sets the speed of every rule, each in its own way.
+"""A ravine is steep across and flat along: its condition number kappa sets the speed of every rule.
 
 Tuned on curvatures from mu to L = kappa mu, one step shrinks the error by
 
@@ -112,8 +112,13 @@ def simulate(
             hyper = {} if name == "sgd" else {"momentum": tuned.momentum}
             rule = make_rule(name, lr=tuned.lr, **hyper)
             claims.append(
-                Claim(f"{name}: contraction lost to one", 1 - tuned.contraction,
-                      1 - _contraction(rule, condition), 1e-3, "per step")  # fmt: skip
+                Claim(
+                    f"{name}: contraction lost to one",
+                    1 - tuned.contraction,
+                    1 - _contraction(rule, condition),
+                    1e-3,
+                    "per step",
+                )
             )
             if tuned.steps > 20_000:  # plain descent at a large condition number: its rate above says it all
                 aligned[name] = turned[name] = float(tuned.steps)
@@ -146,8 +151,8 @@ class Conditioning:
         flattest: smallest positive curvature resolved; Lanczos sees it from above, so the condition is a lower bound.
         condition: sharpness over flattest.
         negative: most negative curvature found, zero if none: a saddle, where the closed forms do not hold.
-        coordinates: effective number of coordinates that the sharpest direction spreads over, 1/sum(u^4): one means that
-            it lies along an axis and a rule that scales coordinates removes it; many mean that momentum has to.
+        coordinates: effective number of coordinates that the sharpest direction spreads over, 1/sum(u^4): one means
+            that it lies along an axis and a rule that scales coordinates removes it; many mean that momentum has to.
         best: the heavy ball tuned for these curvatures.
     """
 
@@ -244,10 +249,19 @@ def figure(folder: Path) -> None:
         right.plot(few, turned, "s--", color=RED, lw=1, label="adam, turned by 45°")
         flat = [_best("adam", ravine(float(k)), 1e-4, 100) for k in dots]
         right.plot(dots, flat, "^--", color=ORANGE, lw=1, label="adam, along the axes")
-        right.plot(dots[:3], [_race(make_rule("sgd", lr=2 / (k + 1)), ravine(float(k)), 1e-4, 9999) for k in dots[:3]],
-                   "o", color=GREY)  # fmt: skip
-        right.set(title="Steps to 10⁻⁴ of the squared distance", xlabel="condition number κ", xscale="log",
-                  yscale="log", ylim=(3, 3e6))  # fmt: skip
+        right.plot(
+            dots[:3],
+            [_race(make_rule("sgd", lr=2 / (k + 1)), ravine(float(k)), 1e-4, 9999) for k in dots[:3]],
+            "o",
+            color=GREY,
+        )
+        right.set(
+            title="Steps to 10⁻⁴ of the squared distance",
+            xlabel="condition number κ",
+            xscale="log",
+            yscale="log",
+            ylim=(3, 3e6),
+        )
         right.legend(loc="upper left", fontsize=7.5)
 
 

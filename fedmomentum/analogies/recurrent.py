@@ -1,8 +1,8 @@
-"""A recurrent network multiplies: its gradients grow or die as powers, and so does the curvature that momentum must survive.
+"""A recurrent network multiplies: its gradients grow or die as powers, and so does its curvature.
 
-The linear network ``h_T = w^T h_0`` has a loss whose curvature at a perfect fit is ``(T w^(T-1) h_0)^2``: flat for small w,
-a cliff for large. A step size that is safe on one side explodes on the other; clipping bounds the damage, and momentum
-loosens that bound by ``1/(1 - beta)``.
+The linear network ``h_T = w^T h_0`` has a loss whose curvature at a perfect fit is ``(T w^(T-1) h_0)^2``: flat for
+small w, a cliff for large. A step size that is safe on one side explodes on the other; clipping bounds the damage,
+and momentum loosens that bound by ``1/(1 - beta)``.
 """
 
 from __future__ import annotations
@@ -127,8 +127,13 @@ def simulate(
     fit = {"w": torch.tensor([weight], dtype=torch.float64)}
     claims = [
         Claim("curvature", expected.curvature, sharpness(loss, fit).largest, 1e-9, "loss/weight^2"),
-        Claim("largest stable lr", expected.safe_lr, _edge(form, weight, length, momentum, expected.safe_lr), 0.01,
-              "weight^2/loss"),  # fmt: skip
+        Claim(
+            "largest stable lr",
+            expected.safe_lr,
+            _edge(form, weight, length, momentum, expected.safe_lr),
+            0.01,
+            "weight^2/loss",
+        ),
     ]
     matrix = torch.randn(size, size, generator=torch_stream(seed, "recurrent"), dtype=torch.float64)
     matrix = matrix * gain / math.sqrt(size)
@@ -141,26 +146,55 @@ def simulate(
     if spectral < 0.99:
         claims.append(Claim("exponent of the tanh network", math.log(spectral), bent, 0.02, "per step", scale=1.0))
     else:
-        claims.append(Claim("exponent of the tanh network", math.log(spectral), bent, 0.0, "per step", scale=1.0,
-                            relation="at_most"))  # fmt: skip
+        claims.append(
+            Claim(
+                "exponent of the tanh network", math.log(spectral), bent, 0.0, "per step", scale=1.0, relation="at_most"
+            )
+        )
     rule = chain(clip_by_norm(clip), make_rule(form, lr=lr, momentum=momentum))
     steep = torch.full((math.ceil(20 / (1 - momentum)), 1), 1e6, dtype=torch.float64)
-    claims.append(Claim("largest clipped step, gradients that agree", expected.largest_step,
-                        float(filtered(rule, steep).abs().max()), 1e-6, "weight"))  # fmt: skip
+    claims.append(
+        Claim(
+            "largest clipped step, gradients that agree",
+            expected.largest_step,
+            float(filtered(rule, steep).abs().max()),
+            1e-6,
+            "weight",
+        )
+    )
     path = _fall(rule, length, 1.35, 300)
-    claims.append(Claim("largest clipped step, off a cliff", expected.largest_step * (1 + 1e-12),
-                        float(np.abs(np.diff(path)).max()), 0.0, "weight", relation="at_most"))  # fmt: skip
-    settings = {"weight": weight, "length": length, "momentum": momentum, "form": form, "size": size, "gain": gain,
-                "clip": clip, "seed": seed}  # fmt: skip
+    claims.append(
+        Claim(
+            "largest clipped step, off a cliff",
+            expected.largest_step * (1 + 1e-12),
+            float(np.abs(np.diff(path)).max()),
+            0.0,
+            "weight",
+            relation="at_most",
+        )
+    )
+    settings = {
+        "weight": weight,
+        "length": length,
+        "momentum": momentum,
+        "form": form,
+        "size": size,
+        "gain": gain,
+        "clip": clip,
+        "seed": seed,
+    }
     return Measured("recurrent", settings, tuple(claims), {"clipped path": path})
 
 
-def probe(step: Callable[[Tensor], Tensor], hidden: Tensor, *, steps: int = 100, wait: int = 20, seed: int = 0) -> float:
+def probe(
+    step: Callable[[Tensor], Tensor], hidden: Tensor, *, steps: int = 100, wait: int = 20, seed: int = 0
+) -> float:
     """Measure the largest Lyapunov exponent of a recurrent network: how fast its gradients grow through time.
 
         lambda = mean of ln |J_t v_t|,   v_{t+1} = J_t v_t/|J_t v_t|,   J_t the Jacobian of the step at h_t
 
-    Each step costs one Jacobian-vector product. Positive: gradients explode; negative: they vanish over 1/|lambda| steps.
+    Each step costs one Jacobian-vector product. Positive: gradients explode; negative: they vanish over 1/|lambda|
+    steps.
 
     Args:
         step: from hidden state ``[n]`` to hidden state ``[n]``; inputs, if any, are its own business.
@@ -177,7 +211,7 @@ def probe(step: Callable[[Tensor], Tensor], hidden: Tensor, *, steps: int = 100,
     total = 0.0
     with torch.no_grad():
         for t in range(wait + steps):
-            hidden, v = torch.func.jvp(step, (hidden,), (v,))
+            hidden, v = torch.func.jvp(step, (hidden,), (v,))[:2]
             size = float(v.norm())
             if size == 0:
                 return -math.inf
@@ -194,20 +228,24 @@ def figure(folder: Path) -> None:
     """Draw ``recurrent.svg`` and ``.png``: the cliff with and without clipping, and gradients through time."""
     from fedmomentum.analogies.drawing import BLUE, GREEN, GREY, INK, ORANGE, RED, sheet
 
-    length, lr, momentum = 20, 2e-3, 0.9
+    length, lr, momentum = 20, 1e-3, 0.9
     with sheet(folder, "recurrent", 2) as (_, (left, right)):
-        w = np.linspace(0.55, 1.16, 400)
+        w = np.linspace(0.0, 1.1, 400)
         left.plot(w, (w**length - 1) ** 2 / 2, color=INK, lw=1.2)
         plain = make_rule("heavy_ball", lr=lr, momentum=momentum)
         for rule, colour, label in (
-            (plain, RED, "heavy ball"),
-            (chain(clip_by_norm(0.5), plain), GREEN, "clipped at 0.5"),
+            (plain, RED, "heavy ball, thrown onto the plateau"),
+            (chain(clip_by_norm(2.0), plain), GREEN, "clipped at 2"),
         ):
-            path = _fall(rule, length, 1.13, 60)
-            shown = path[: int(np.argmax(np.abs(path) > 3)) or None]
-            left.plot(shown, (shown**length - 1) ** 2 / 2, "o-", color=colour, ms=3, lw=0.8, label=label)
-        left.set(title=f"The cliff of a recurrent weight, T = {length}", xlabel="weight w", ylabel="loss",
-                 yscale="symlog", xlim=(0.5, 1.18), ylim=(-0.05, 100))  # fmt: skip
+            path = _fall(rule, length, 1.05, 120)
+            left.plot(path, (path**length - 1) ** 2 / 2, "o-", color=colour, ms=3, lw=0.8, label=label)
+        left.set(
+            title=f"The cliff of a recurrent weight, T = {length}",
+            xlabel="weight w",
+            ylabel="loss",
+            xlim=(0.1, 1.1),
+            ylim=(-0.05, 1.6),
+        )
         left.legend(loc="upper left")
         noise = torch.randn(80, 80, generator=torch_stream(0, "recurrent figure"), dtype=torch.float64)
         noise = noise / torch.linalg.eigvals(noise).abs().max()
@@ -219,8 +257,9 @@ def figure(folder: Path) -> None:
                 power = noise * radius @ power
             right.plot(time, norms, "o", color=colour, ms=2.5, label=f"ρ = {radius}")
             right.plot(time, norms[-1] * radius ** (time - time[-1]), color=colour, lw=1)
-        right.set(title="Gradient through time, ‖Wᵏ‖ (lines: slope ρᵏ)", xlabel="steps back", ylabel="norm",
-                  yscale="log")  # fmt: skip
+        right.set(
+            title="Gradient through time, ‖Wᵏ‖ (lines: slope ρᵏ)", xlabel="steps back", ylabel="norm", yscale="log"
+        )
         right.legend(loc="upper left")
 
 

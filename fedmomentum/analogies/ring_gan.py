@@ -5,6 +5,7 @@ Several games with different momenta are played at once, as stacked networks und
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,9 +42,14 @@ class RingGame:
 
 
 def ring_gan(
-    *, momenta: Sequence[float] = (-0.5, 0.0, 0.9), lr: float = 0.05, steps: int = 2000, batch: int = 128,
-    hidden: int = 32, seed: int = 0,
-) -> RingGame:  # fmt: skip
+    *,
+    momenta: Sequence[float] = (-0.5, 0.0, 0.9),
+    lr: float = 0.05,
+    steps: int = 2000,
+    batch: int = 128,
+    hidden: int = 32,
+    seed: int = 0,
+) -> RingGame:
     """Train one GAN for each momentum, in turns, all from the same start and on the same data.
 
         discriminator min softplus(-D(x)) + softplus(D(G(z))),   generator min softplus(-D(G(z)))
@@ -62,7 +68,9 @@ def ring_gan(
     """
     count = len(momenta)
     start, draw = torch_stream(seed, "ring gan start"), torch_stream(seed, "ring gan data")
-    players: list[Tree] = [_network(start, count, sizes) for sizes in ((LATENT, hidden, hidden, 2), (2, hidden, hidden, 1))]
+    players: list[Tree] = [
+        _network(start, count, sizes) for sizes in ((LATENT, hidden, hidden, 2), (2, hidden, hidden, 1))
+    ]
     betas = torch.tensor(list(momenta), dtype=torch.float64)
     rule: Rule = make_rule("heavy_ball", lr=lr * (1 - betas), momentum=betas)
     states: list[State] = [expand_state(rule.init({n: p[0] for n, p in tree.items()}), count) for tree in players]
@@ -101,7 +109,7 @@ def ring_gan(
 def _network(draw: torch.Generator, count: int, sizes: Sequence[int]) -> Tree:
     """Give ``count`` equal copies of a random network."""
     tree: Tree = {}
-    for k, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for k, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         weight = torch.randn(fan_in, fan_out, generator=draw) * math.sqrt(2 / fan_in)
         tree[f"w{k}"] = weight.expand(count, fan_in, fan_out).clone()
         tree[f"b{k}"] = torch.zeros(count, 1, fan_out)

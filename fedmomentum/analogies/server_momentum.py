@@ -1,10 +1,10 @@
-"""Momentum on the server: each round's mean update is a noisy gradient, and what momentum does to it can be said exactly.
+"""Momentum on the server: a round's mean update is a noisy gradient, and what momentum makes of it can be said exactly.
 
 N clients with equal quadratics and different optima b_i take E local steps; the server sees S of them a round. The
-pseudo-gradient is ``q (x - mean of b over S)``, ``q = 1 - (1 - lr_l h)^E``, and the server's heavy ball is the spring with
-``a = lr_s q``. Three things follow that are often said otherwise: at a fixed server rate momentum *raises* the variance of
-the model; at a fixed effective step it lowers nothing and costs at most a factor of two; and the place where clients with
-different curvatures pull the model to is not moved by any momentum.
+pseudo-gradient is ``q (x - mean of b over S)``, ``q = 1 - (1 - lr_l h)^E``, and the server's heavy ball is the spring
+with ``a = lr_s q``. Three things follow that are often said otherwise: at a fixed server rate momentum *raises* the
+variance of the model; at a fixed effective step it lowers nothing and costs at most a factor of two; and the place
+where clients with different curvatures pull the model to is not moved by any momentum.
 """
 
 from __future__ import annotations
@@ -137,8 +137,14 @@ def simulate(
     """
     centres = torch.randn(clients, generator=torch_stream(seed, "server momentum clients"), dtype=torch.float64)
     spread = float(centres.var(correction=0))
-    common = {"clients": clients, "per_round": per_round, "local_lr": local_lr, "local_steps": local_steps,
-              "curvature": curvature, "spread": spread}  # fmt: skip
+    common = {
+        "clients": clients,
+        "per_round": per_round,
+        "local_lr": local_lr,
+        "local_steps": local_steps,
+        "curvature": curvature,
+        "spread": spread,
+    }
     expected = predict(server_lr=server_lr, momentum=momentum, **common)  # type: ignore[arg-type]
 
     def measure(lr: float, beta: float) -> tuple[float, float]:
@@ -154,15 +160,18 @@ def simulate(
         claims += [
             Claim("variance of the model", expected.variance, variance, 0.05, "parameter^2"),
             Claim("momentum over none, same server rate", expected.ratio_at_lr, variance / plain, 0.06),
-            Claim("variance of the buffer, over one round's", expected.buffer, buffer * (1 - momentum) ** 2 / noise, 0.05),
+            Claim(
+                "variance of the buffer, over one round's", expected.buffer, buffer * (1 - momentum) ** 2 / noise, 0.05
+            ),
         ]
         if not math.isnan(expected.ratio_at_step):
             same_step, _ = measure(server_lr / (1 - momentum), 0.0)
             ratio = variance / same_step
             claims.append(Claim("momentum over none, same effective step", expected.ratio_at_step, ratio, 0.06))
     else:
-        claims.append(Claim("variance of the model, all clients taking part", 0.0, variance, 1e-12, "parameter^2",
-                            scale=spread))  # fmt: skip
+        claims.append(
+            Claim("variance of the model, all clients taking part", 0.0, variance, 1e-12, "parameter^2", scale=spread)
+        )
     problem = heterogeneous_quadratics(seed)
     local = 0.05
     q = _mean_pull(problem, local, local_steps)
@@ -171,16 +180,41 @@ def simulate(
     distance = float((rest - problem.optimum).norm())
     ends = [_heterogeneous(problem, beta, 1.0, local, local_steps, 600) for beta in (0.0, momentum)]
     claims += [
-        Claim("bias of averaging, without momentum", distance, float((ends[0] - problem.optimum).norm()), 1e-9,
-              "parameter", scale=max(distance, 1e-3)),  # fmt: skip
-        Claim("bias of averaging, with momentum", distance, float((ends[1] - problem.optimum).norm()), 1e-9,
-              "parameter", scale=max(distance, 1e-3)),  # fmt: skip
-        Claim("largest stable server rate", 2 * (1 + momentum) / largest,
-              _edge(problem, momentum, local, local_steps, 2 * (1 + momentum) / largest), 0.02),  # fmt: skip
+        Claim(
+            "bias of averaging, without momentum",
+            distance,
+            float((ends[0] - problem.optimum).norm()),
+            1e-9,
+            "parameter",
+            scale=max(distance, 1e-3),
+        ),
+        Claim(
+            "bias of averaging, with momentum",
+            distance,
+            float((ends[1] - problem.optimum).norm()),
+            1e-9,
+            "parameter",
+            scale=max(distance, 1e-3),
+        ),
+        Claim(
+            "largest stable server rate",
+            2 * (1 + momentum) / largest,
+            _edge(problem, momentum, local, local_steps, 2 * (1 + momentum) / largest),
+            0.02,
+        ),
     ]
-    settings = {"clients": clients, "per_round": per_round, "server_lr": server_lr, "momentum": momentum,
-                "local_lr": local_lr, "local_steps": local_steps, "curvature": curvature, "replicas": replicas,
-                "rounds": rounds, "seed": seed}  # fmt: skip
+    settings = {
+        "clients": clients,
+        "per_round": per_round,
+        "server_lr": server_lr,
+        "momentum": momentum,
+        "local_lr": local_lr,
+        "local_steps": local_steps,
+        "curvature": curvature,
+        "replicas": replicas,
+        "rounds": rounds,
+        "seed": seed,
+    }
     return Measured("server_momentum", settings, tuple(claims))
 
 
@@ -254,37 +288,56 @@ def figure(folder: Path) -> None:
 
     def line(lr: float, fixed: bool) -> Array:
         rates = [lr * (1 - b) if fixed else lr for b in betas]
-        return as_array([
-            predict(server_lr=r, momentum=float(b), **common).variance  # type: ignore[arg-type]
-            for r, b in zip(rates, betas, strict=True)
-        ])  # fmt: skip
+        return as_array(
+            [
+                predict(server_lr=r, momentum=float(b), **common).variance  # type: ignore[arg-type]
+                for r, b in zip(rates, betas, strict=True)
+            ]
+        )
 
     def measured(lr: float, beta: float) -> tuple[float, float]:
         pull = 1 - 0.9**5
         return _federate(centres, 5, lr, beta, 0.1, 5, 1.0, 400, 300, 1, pull)
 
     with sheet(folder, "server_momentum", 2) as (_, (left, right)):
-        for fixed, colour, label in ((False, RED, "server rate held at 0.3"), (True, BLUE, "effective step held at 0.3")):
+        for fixed, colour, label in (
+            (False, RED, "server rate held at 0.3"),
+            (True, BLUE, "effective step held at 0.3"),
+        ):
             left.plot(betas, line(0.3, fixed), color=colour, label=label)
             left.plot(dots, [measured(0.3 * (1 - b) if fixed else 0.3, b)[0] for b in dots], "o", color=colour)
         noise = (1 - 0.9**5) ** 2 * spread * 35 / (5 * 39)
-        left.set(title="Variance of the model (dots: measured)", xlabel="server momentum β", ylabel="variance",
-                 yscale="log")  # fmt: skip
+        left.set(
+            title="Variance of the model (dots: measured)", xlabel="server momentum β", ylabel="variance", yscale="log"
+        )
         left.legend(loc="upper left")
         right.plot(betas, (1 - betas) / (1 + betas), color=GREEN, label="buffer: (1 − β)/(1 + β)")
         right.plot(dots, [measured(0.02 * (1 - b), b)[1] * (1 - b) ** 2 / noise for b in dots], "o", color=GREEN)
         ratio = line(0.3, True)
         right.plot(betas, ratio / ratio[0], color=ORANGE, label="model, effective step held")
         right.axhline(1, color=GREY, lw=0.8)
-        right.set(title="The buffer is smooth, the model is not", xlabel="server momentum β",
-                  ylabel="variance / without momentum", ylim=(0, 1.25))  # fmt: skip
-        right.legend(loc="center left")
+        right.set(
+            title="The buffer is smooth, the model is not",
+            xlabel="server momentum β",
+            ylabel="variance / without momentum",
+            ylim=(0, 1.5),
+        )
+        right.legend(loc="upper right")
 
 
 def _federate(
-    centres: Tensor, per_round: int, server_lr: float, momentum: float, local_lr: float, local_steps: int,
-    curvature: float, replicas: int, rounds: int, seed: int, pull: float,
-) -> tuple[float, float]:  # fmt: skip
+    centres: Tensor,
+    per_round: int,
+    server_lr: float,
+    momentum: float,
+    local_lr: float,
+    local_steps: int,
+    curvature: float,
+    replicas: int,
+    rounds: int,
+    seed: int,
+    pull: float,
+) -> tuple[float, float]:
     """Give the stationary variance of the model about the clients' mean, and that of the server's velocity."""
     draw = torch_stream(seed, "server momentum cohorts")
     local = make_rule("sgd", lr=local_lr)
@@ -333,7 +386,9 @@ def _heterogeneous(
 ) -> Tensor:
     """Give the model after full rounds of heterogeneous clients."""
     server: Rule = make_rule("heavy_ball", lr=server_lr, momentum=momentum)
-    return follow(server, _pseudo_gradient(problem, local_lr, local_steps), torch.zeros_like(problem.centres[0]), rounds)[-1]
+    return follow(
+        server, _pseudo_gradient(problem, local_lr, local_steps), torch.zeros_like(problem.centres[0]), rounds
+    )[-1]
 
 
 def _edge(problem: FederatedQuadratic, momentum: float, local_lr: float, local_steps: int, guess: float) -> float:

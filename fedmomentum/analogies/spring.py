@@ -171,9 +171,7 @@ def simulate(
         if not math.isnan(measured):
             claims.append(Claim("period", spring.period, measured, 0.01, "steps"))
     if lr * curvature <= 0.25:
-        claims.append(
-            Claim("critical momentum", spring.critical_momentum, _fastest(form, lr * curvature), 2e-3)
-        )
+        claims.append(Claim("critical momentum", spring.critical_momentum, _fastest(form, lr * curvature), 2e-3))
     if form == "heavy_ball" and 0.05 < spring.damping_ratio_backward < 0.95:
         backward, central = _orders(spring.damping_ratio_backward)
         claims.append(Claim("order of the backward difference", 1.0, backward, 0.1))
@@ -250,13 +248,21 @@ def figure(folder: Path) -> None:
         springs = [predict(lr=a, curvature=1.0, momentum=float(b)) for b in betas]
         right.plot(betas, [s.damping_ratio for s in springs], color=INK, label="exact")
         right.plot(betas, [s.damping_ratio_central for s in springs], color=GREEN, ls="--", label="central difference")
-        right.plot(betas, [s.damping_ratio_backward for s in springs], color=ORANGE, ls=":", label="backward difference")
+        right.plot(
+            betas, [s.damping_ratio_backward for s in springs], color=ORANGE, ls=":", label="backward difference"
+        )
         dots = np.array([0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98])
         measured = [damping_ratio(*linear.fit(_swing("heavy_ball", a, 1.0, float(b), 200))) for b in dots]
         right.plot(dots, measured, "o", color=BLUE, label="measured")
         right.axhline(1, color=GREY, linewidth=0.8)
-        right.annotate(f"critical, β* = {critical:.2f}", (critical, 1), (0.68, 1.22), fontsize=8, color=INK,
-                       arrowprops={"arrowstyle": "-", "color": GREY})  # fmt: skip
+        right.annotate(
+            f"critical, β* = {critical:.2f}",
+            (critical, 1),
+            (0.68, 1.22),
+            fontsize=8,
+            color=INK,
+            arrowprops={"arrowstyle": "-", "color": GREY},
+        )
         right.set(title=f"Damping ratio, lr · curvature = {a}", xlabel="momentum β", ylabel="ζ", ylim=(0, 1.9))
         right.legend(loc="lower left")
 
@@ -302,8 +308,6 @@ def _orders(zeta: float) -> tuple[float, float]:
         lr, beta = d * d, 1 - 2 * zeta * d
         exact = damping_ratio(*linear.fit(_swing("heavy_ball", lr, 1.0, beta, int(10 / d))))
         approximate = predict(lr=lr, curvature=1.0, momentum=beta)
-        errors.append(
-            [abs(approximate.damping_ratio_backward - exact), abs(approximate.damping_ratio_central - exact)]
-        )
+        errors.append([abs(approximate.damping_ratio_backward - exact), abs(approximate.damping_ratio_central - exact)])
     slopes = np.diff(np.log(np.array(errors)), axis=0) / np.diff(np.log(steps))[:, None]
     return float(slopes[-1, 0]), float(slopes[-1, 1])

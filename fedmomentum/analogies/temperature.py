@@ -1,8 +1,8 @@
 """With a constant step an optimizer does not settle: it samples, at a temperature set by lr, momentum and noise.
 
-Gradient noise of variance V heats the heavy ball to ``T = lr V/(2 (1 - beta))``, and its positions visit a loss U with the
-frequencies of Gibbs, ``exp(-U/T)``, where lr times curvature is small. On a quadratic everything is exact, even the
-equipartition of energy: the mean potential and kinetic energies are equal at every step size if the mass is
+Gradient noise of variance V heats the heavy ball to ``T = lr V/(2 (1 - beta))``, and its positions visit a loss U
+with the frequencies of Gibbs, ``exp(-U/T)``, where lr times curvature is small. On a quadratic everything is exact,
+even the equipartition of energy: the mean potential and kinetic energies are equal at every step size if the mass is
 ``(1 + beta)/2``.
 """
 
@@ -111,9 +111,7 @@ def simulate(
         Claim("equipartition: kinetic over potential", 1.0, kinetic / (curvature * squares / 2), 0.02),
     ]
     if lr * curvature <= 0.05:
-        claims.append(
-            Claim("temperature", bath.temperature, curvature * squares, 0.03 + lr * curvature, "loss")
-        )
+        claims.append(Claim("temperature", bath.temperature, curvature * squares, 0.03 + lr * curvature, "loss"))
     series = {}
     if lr * curvature <= 0.02:
         # A tilted double well whose wells are 2 T deep, explored at a step small beside its curvature.
@@ -228,8 +226,13 @@ def figure(folder: Path) -> None:
             left.plot(1 - betas, [s.temperature for s in line], color=colour, ls=":", lw=1)
             left.plot([1 - b for b in dots], [_variance(lr, b) for b in dots], "o", color=colour)
         left.plot([], [], ":", color=GREY, label="T/h, small steps")
-        left.set(title="How far noise carries (dots: measured)", xlabel="friction 1 − β", ylabel="variance",
-                 xscale="log", yscale="log")  # fmt: skip
+        left.set(
+            title="How far noise carries (dots: measured)",
+            xlabel="friction 1 − β",
+            ylabel="variance",
+            xscale="log",
+            yscale="log",
+        )
         left.legend(loc="upper right")
         run = simulate(lr=0.01, momentum=0.9, chains=3000)
         edges, seen, gibbs = (run.series[name] for name in ("bins", "seen", "gibbs"))
@@ -242,7 +245,14 @@ def figure(folder: Path) -> None:
 
 
 def _moments(
-    rule: Rule, gradient: Callable[[Tensor], Tensor], start: Tensor, *, wait: int, steps: int, lr: float, momentum: float
+    rule: Rule,
+    gradient: Callable[[Tensor], Tensor],
+    start: Tensor,
+    *,
+    wait: int,
+    steps: int,
+    lr: float,
+    momentum: float,
 ) -> tuple[float, float]:
     """Give the mean square of the position and the mean kinetic energy over chains and steps."""
     squares = kinetic = 0.0
@@ -271,11 +281,19 @@ def _variance(lr: float, momentum: float) -> float:
     forget = math.ceil(4 / -math.log(linear.radius("heavy_ball", lr, momentum)))
     start = torch.zeros(1000, dtype=torch.float64)
     return _moments(
-        rule, lambda x: x + torch.randn(x.shape, generator=draw, dtype=torch.float64), start,
-        wait=forget, steps=max(2 * forget, 100), lr=lr, momentum=momentum)[0]  # fmt: skip
+        rule,
+        lambda x: x + torch.randn(x.shape, generator=draw, dtype=torch.float64),
+        start,
+        wait=forget,
+        steps=max(2 * forget, 100),
+        lr=lr,
+        momentum=momentum,
+    )[0]
 
 
-def _regression(momentum: float, seed: int, *, examples: int = 256, batch: int = 4, chains: int = 300) -> tuple[float, float]:
+def _regression(
+    momentum: float, seed: int, *, examples: int = 256, batch: int = 4, chains: int = 300
+) -> tuple[float, float]:
     """Give the predicted and the measured variance of a mean learnt from minibatches, by many runs at once.
 
     The loss is the mean of ``(x - y_i)^2/2``: curvature one, and the gradient of a minibatch drawn with replacement has

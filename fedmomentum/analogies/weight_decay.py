@@ -1,9 +1,9 @@
 """Weight decay is a second spring, and where it is attached decides where the weights come to rest.
 
-In the gradient (L2) it is a spring from the weights to the origin, parallel to the loss. Beside the rule (decoupled) it is
-a leak: the weights shrink at a rate of their own while the loss pushes through the momentum. The two rest at different
-places. On scale-invariant weights (those before a normalisation) there is no place to rest at all: noise pushes the norm
-up, decay pulls it down, and the balance sets how fast the weights turn.
+In the gradient (L2) it is a spring from the weights to the origin, parallel to the loss. Beside the rule (decoupled)
+it is a leak: the weights shrink at a rate of their own while the loss pushes through the momentum. The two rest at
+different places. On scale-invariant weights (those before a normalisation) there is no place to rest at all: noise
+pushes the norm up, decay pulls it down, and the balance sets how fast the weights turn.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def predict(*, lr: float, weight_decay: float, momentum: float, curvature: float
 
         L2 h b/(h + lam),   decoupled heavy ball h b/(h + lam (1 - beta)),   decoupled ema h b/(h + lam)
         AdamW clip(b, +-1/lam)
-        scale-invariant: |w|^4 = lr G^2/(2 lam (1 - beta)),   turn^2 = 2 lr lam/(1 + beta),   settling (1-beta)/(4 lr lam)
+        scale-invariant, G = |g| |w|:  |w|^4 = lr G^2/(2 lam (1 - beta)),   turn^2 = 2 lr lam/(1 + beta),
+        settling (1 - beta)/(4 lr lam)
 
     Args:
         lr: learning rate, parameter^2 per loss.
@@ -138,8 +139,15 @@ def simulate(
         Claim("norm of scale-invariant weights", balance.balance_norm, float(norms[late:].mean()), 0.02, "parameter"),
         Claim("turn of scale-invariant weights", balance.turn, float(turns[late:].mean()), 0.02, "rad/step"),
     ]
-    settings = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "curvature": curvature,
-                "optimum": optimum, "dimension": dimension, "seed": seed}  # fmt: skip
+    settings = {
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "momentum": momentum,
+        "curvature": curvature,
+        "optimum": optimum,
+        "dimension": dimension,
+        "seed": seed,
+    }
     return Measured("weight_decay", settings, tuple(claims), {"norm": norms, "turn": turns})
 
 
@@ -209,8 +217,9 @@ def figure(folder: Path) -> None:
             where = [getattr(predict(lr=lr, weight_decay=lam, momentum=float(m), optimum=b), kind) for m in betas]
             left.plot(betas, where, color=colour, label=label)
             size, steps = (5e-3, 4000) if kind == "adamw" else (lr, 600)
-            left.plot(dots, [np.mean(_rest(kind, size, lam, float(m), 1.0, b, steps)[-100:]) for m in dots], "o",
-                      color=colour)  # fmt: skip
+            left.plot(
+                dots, [np.mean(_rest(kind, size, lam, float(m), 1.0, b, steps)[-100:]) for m in dots], "o", color=colour
+            )
         left.axhline(b, color=GREY, lw=0.8)
         left.text(0.01, b - 0.07, "optimum of the loss", fontsize=8, color=GREY)
         left.set(title="Where weights rest (dots: measured)", xlabel="momentum β", ylabel="weight", ylim=(1.15, 2.6))
@@ -249,7 +258,8 @@ def _tumble(
         direction = x / x.norm()
         g = torch.randn(dimension, generator=noise, dtype=torch.float64)
         g = g - direction * torch.dot(g, direction)
-        return g / g.norm() / x.norm()
+        unit: Tensor = g / g.norm() / x.norm()
+        return unit
 
     norms, turns = np.empty(steps), np.empty(steps)
     for t, (after, _) in enumerate(zip(steps_of(rule, gradient, w), range(steps), strict=False)):
