@@ -155,7 +155,7 @@ def simulate(
     noise = torch.randn(steps, 64, generator=torch_stream(seed, "low pass noise"), dtype=torch.float64)
     out = _velocity(form, momentum, noise)[steps // 10 :]
     claims.append(Claim("gain of white noise", expected.noise_gain, float(out.var()), 0.05, "variance"))
-    gradients = model_gradients(momentum=momentum, form=form, batch=batch, seed=seed)
+    gradients = model_gradients(momentum=momentum, form=form, batch=batch, seed=seed, steps=900)
     w, spectrum = welch(gradients)
     _, after = welch(torch.as_tensor(_velocity(form, momentum, gradients)))
     gain = np.abs(response(w, momentum, form=form)) ** 2

@@ -285,7 +285,7 @@ def figure(folder: Path) -> None:
     h = np.diag([1.0, 4.0])
     cases = ((0.0, "noise along the axes: equilibrium"), (math.pi / 4, "noise turned by 45°: a current"))
     with sheet(folder, "phase_space", 3, width=11.0, height=3.6) as (_, (left, middle, right)):
-        grid = np.linspace(-2.6, 2.6, 90)
+        grid = np.linspace(-2.6, 2.6, 61)
         for axis, (angle, title) in zip((left, middle), cases, strict=True):
             flow = predict(h, noise_covariance(angle) / 2)
             inverse = np.linalg.inv(flow.covariance)

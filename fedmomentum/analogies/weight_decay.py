@@ -126,11 +126,14 @@ def simulate(
         end = float(_rest(kind, lr, weight_decay, momentum, curvature, optimum, steps)[-1])
         claims.append(Claim(f"{kind} rests at", where, end, 1e-6, "parameter", scale=abs(optimum) or 1.0))
     # AdamW's steps are lr long whatever the gradient: it approaches with the time 1/(lr lam), here 500 steps.
-    small, inside = 2e-3 / weight_decay, 0.5 / weight_decay
-    for b in (optimum, inside):
+    small = 2e-3 / weight_decay
+    both = torch.tensor([optimum, 0.5 / weight_decay], dtype=torch.float64)
+    ends = _rest("adamw", small, weight_decay, momentum, curvature, both, 5000)[-500:].mean(0)
+    for b, end in zip(both.tolist(), ends, strict=True):
         where = predict(lr=small, weight_decay=weight_decay, momentum=momentum, curvature=curvature, optimum=b).adamw
-        end = float(np.mean(_rest("adamw", small, weight_decay, momentum, curvature, b, 5000)[-500:]))
-        claims.append(Claim(f"adamw rests at, optimum {b:g}", where, end, 1e-2, "parameter", scale=1 / weight_decay))
+        claims.append(
+            Claim(f"adamw rests at, optimum {b:g}", where, float(end), 1e-2, "parameter", scale=1 / weight_decay)
+        )
     rate, turning = 0.02, 1e-3 * (1 - momentum) / 0.02
     balance = predict(lr=rate, weight_decay=turning, momentum=momentum)
     norms, turns = _tumble(rate, turning, momentum, dimension, math.ceil(12 * balance.settling), seed)
@@ -236,12 +239,13 @@ def figure(folder: Path) -> None:
 
 
 def _rest(
-    kind: str, lr: float, weight_decay: float, momentum: float, curvature: float, optimum: float, steps: int
+    kind: str, lr: float, weight_decay: float, momentum: float, curvature: float, optimum: float | Tensor, steps: int
 ) -> Array:
+    """Give the path from the origin; many optima at once make ``[steps + 1, n]``."""
     name, options = KINDS[kind]
     beta = {"beta1": momentum} if name == "adamw" else {"momentum": momentum}
     rule = make_rule(name, lr=lr, weight_decay=weight_decay, **beta, **options)
-    start = torch.zeros((), dtype=torch.float64)
+    start = torch.zeros_like(torch.as_tensor(optimum, dtype=torch.float64))
     return as_array(follow(rule, lambda x: curvature * (x - optimum), start, steps))
 
 
