@@ -1,8 +1,8 @@
 """In a game the gradient turns instead of descending, and momentum that helps a descent drives the players apart.
 
 On ``min_x max_y xy`` the vector field of both players is a pure rotation. Played at once, descent spirals outwards,
-and no momentum in (-1, 1) stops it; played in turns it circles, positive momentum makes it spiral out, and *negative*
-momentum makes it converge.
+and no momentum that both share stops it; played in turns it circles, positive momentum makes it spiral out, and
+*negative* momentum makes it converge.
 """
 
 from __future__ import annotations

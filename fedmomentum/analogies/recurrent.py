@@ -101,7 +101,7 @@ def simulate(
     momentum: float = 0.9,
     form: Form = "heavy_ball",
     size: int = 60,
-    gain: float = 0.95,
+    gain: float = 0.8,
     clip: float = 1.0,
     seed: int = 0,
 ) -> Measured:

@@ -2,9 +2,9 @@
 
 N clients with equal quadratics and different optima b_i take E local steps; the server sees S of them a round. The
 pseudo-gradient is ``q (x - mean of b over S)``, ``q = 1 - (1 - lr_l h)^E``, and the server's heavy ball is the spring
-with ``a = lr_s q``. Three things follow that are often said otherwise: at a fixed server rate momentum *raises* the
-variance of the model; at a fixed effective step it lowers nothing and costs at most a factor of two; and the place
-where clients with different curvatures pull the model to is not moved by any momentum.
+with ``a = lr_s q``. Three things follow that are often said otherwise. At a fixed server rate momentum *raises* the
+variance of the model. At a fixed effective step ``a0 = a/(1 - beta)`` it lowers it, to no less than ``1 - a0/2``. And the
+place to which clients with different curvatures pull the model is not moved by any momentum.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "temperature": [{}, {"lr": 1.5, "momentum": 0.5}, {"momentum": 0.95, "noise": 4.0, "lr": 0.03, "seed": 2}],
     "phase_space": [{}, {"angle": 0.0}, {"stiff": 1.0}, {"angle": -math.pi / 4, "seed": 5}],
-    "recurrent": [{}, {"weight": 0.9, "form": "nesterov", "gain": 0.8}, {"momentum": 0.0, "form": "ema", "seed": 2}],
+    "recurrent": [{}, {"weight": 0.9, "form": "nesterov", "gain": 1.3}, {"momentum": 0.0, "form": "ema", "seed": 2}],
     "server_momentum": [
         {"replicas": 400, "rounds": 400},
         {"momentum": 0.5, "server_lr": 1.0, "replicas": 400, "rounds": 400},
