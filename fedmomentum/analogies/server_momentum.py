@@ -3,8 +3,8 @@
 N clients with equal quadratics and different optima b_i take E local steps; the server sees S of them a round. The
 pseudo-gradient is ``q (x - mean of b over S)``, ``q = 1 - (1 - lr_l h)^E``, and the server's heavy ball is the spring
 with ``a = lr_s q``. Three things follow that are often said otherwise. At a fixed server rate momentum *raises* the
-variance of the model. At a fixed effective step ``a0 = a/(1 - beta)`` it lowers it, to no less than ``1 - a0/2``. And the
-place to which clients with different curvatures pull the model is not moved by any momentum.
+variance of the model. At a fixed effective step ``a0 = a/(1 - beta)`` it lowers it, to no less than ``1 - a0/2``. And
+the place to which clients with different curvatures pull the model is not moved by any momentum.
 """
 
 from __future__ import annotations
