@@ -300,12 +300,12 @@ def figure(folder: Path) -> None:
         right.legend(loc="upper right")
 
 
-def _cross(rule: Rule, land: Landscape) -> int:
-    """Count the steps until a rule has crossed the plateau."""
+def _cross(rule: Rule, land: Landscape, *, limit: int = 200_000) -> float:
+    """Count the steps until a rule has crossed the plateau; infinite if it does not within the limit."""
     slope = torch.tensor(-land.slope, dtype=torch.float64)
     goal = land.length * (1 - 1e-9)
     walk = steps_of(rule, lambda x: slope, torch.zeros((), dtype=torch.float64))
-    return next(t for t, x in enumerate(walk, start=1) if float(x) >= goal)
+    return next((t for t, x in zip(range(1, limit), walk, strict=False) if float(x) >= goal), math.inf)
 
 
 def _arrival(form: Form, lr: float, land: Landscape, momentum: float) -> tuple[int, float]:

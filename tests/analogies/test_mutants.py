@@ -74,7 +74,7 @@ def test_a_wrong_rule_is_noticed(name: str, mutant: Callable[..., Rule], monkeyp
 
 @pytest.mark.parametrize("mutant", [no_velocity, other_form, weaker_momentum])
 def test_a_wrong_rule_is_noticed_on_the_plateau(mutant: Callable[..., Rule], monkeypatch: pytest.MonkeyPatch) -> None:
-    # (A rule of the wrong sign never crosses, and the count of its steps would never end.)
+    # (A rule of the wrong sign never crosses, which takes long to find out; a rate has no reference here but itself.)
     monkeypatch.setattr(plateau, "make_rule", mutant)
     assert fails("plateau", FAST["plateau"])
 
