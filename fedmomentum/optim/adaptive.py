@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fedmomentum.optim.elementwise import Decay, Kernel, elementwise
-from fedmomentum.optim.hyper import Hyper, Schedule, checked, fit, per_copy, whole
+from fedmomentum.optim.hyper import Hyper, HyperparameterError, Schedule, checked, fit, per_copy, whole
 from fedmomentum.optim.rule import Rule
 
 
@@ -47,9 +47,11 @@ def adagrad(
 
     Reference: Duchi, Hazan, Singer 2011; arXiv:2003.00295.
     """
+    first = checked("beta1", beta1, 0.0, 1.0, below_high=True)
     return _moments(
         torch.add,
-        beta1=checked("beta1", beta1, 0.0, 1.0, below_high=True),
+        averages=isinstance(first, Tensor) or first != 0.0,
+        beta1=first,
         beta2=0.0,
         lr=lr,
         eps=eps,
@@ -211,18 +213,23 @@ def _moments(
     bias_correction: bool,
     weight_decay: Hyper,
     decay: Decay,
+    averages: bool = True,
     amsgrad: bool = False,
     eps_hat: bool = False,
     count_offset: int = 0,
 ) -> Rule:
-    """Make the rule whose second moment follows ``accumulate(s, g^2)``, which may use up the memory of ``g^2``."""
+    """Make the rule whose second moment follows ``accumulate(s, g^2)``, which may use up the memory of ``g^2``.
+
+    Without ``averages`` the first moment is the gradient itself and has no slot.
+    """
     small = checked("eps", eps, 0.0)
     start = checked("initial_second_moment", initial_second_moment, 0.0)
     if isinstance(start, Tensor):
-        raise ValueError("initial_second_moment must be one number: state starts as one model's and is stacked later")
+        raise HyperparameterError(
+            "initial_second_moment must be one number: state starts as one model's and is stacked later"
+        )
     offset = 1 + whole("count_offset", count_offset, 0)
     rest1 = 1.0 - beta1
-    averages = isinstance(beta1, Tensor) or beta1 != 0.0
     slots = {"first_moment": 0.0} if averages else {}
     slots["second_moment"] = start
     if amsgrad:

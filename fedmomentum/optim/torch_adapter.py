@@ -135,7 +135,6 @@ class RuleOptimizer(Optimizer):
         count = new.pop("step")["count"]
         for name, x in params.items():
             x.add_(updates[name] if factor == 1.0 else updates[name] * factor)
-            # A count of its own for each: the counts of two parameters may part later.
             self.state[x] = {slot: tree[name] for slot, tree in new.items()} | {"step": count}
 
 
