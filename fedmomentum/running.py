@@ -81,6 +81,8 @@ class Running:
 
             # every fault of every arm shows before any work is done or anything is written
             federations = {arm.name: build(arm.scenario, datasets=self.datasets) for arm in self.loaded.arms}
+            if self._ray is not None:
+                self._ray.pool()  # a cluster that cannot be had is a fault too
             self.folder = self._open(federations)
             self.result = Result(self.loaded.scenario.name, self.folder.path)
             try:

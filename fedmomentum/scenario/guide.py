@@ -20,7 +20,8 @@ client:
 strategy: {name: fedavgm, server_momentum: 0.9}
 ```
 
-Everything else has a default; `fedmomentum show mine.yaml` prints the scenario with all of them filled in.
+Everything else has a default; `fedmomentum show mine.yaml` prints the scenario with all of them filled in. A
+block whose default has a name may leave the name out: `participation: {count: 5}` is uniform.
 
 ## How the file is read
 

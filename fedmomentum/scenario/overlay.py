@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-from fedmomentum.scenario.block import Block
 from fedmomentum.scenario.faults import show
 from fedmomentum.scenario.shape import Shape, field_shape
 from fedmomentum.scenario.tree import Member, Node, Place, Problem, Unreadable, parse
@@ -14,7 +13,7 @@ MOST_PARTS = 20
 """A path has fewer parts than this."""
 
 
-def overlay(base: Node, over: Node, shape: Shape | None = None) -> Node:
+def overlay(base: Node, over: Node, shape: Shape | None = None, default: str | None = None) -> Node:
     """Lay changes over a tree: mappings are merged key by key, everything else is replaced.
 
     Where a ``name`` changes, the settings of the block go with it, but for those that every block of its union has
@@ -25,37 +24,28 @@ def overlay(base: Node, over: Node, shape: Shape | None = None) -> Node:
         base: what is changed; it is left as it is.
         over: the changes.
         shape: what the schema expects here; None below the schema, as in a model's own options.
+        default: the name of a block that leaves its name out.
     """
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
-    block = _block(shape, over.value.get("name") or base.value.get("name"))
-    kept = _survivors(base.value, over.value, shape, block)
+    was = base.value["name"].node.value if "name" in base.value else default
+    now = over.value["name"].node.value if "name" in over.value else was
+    block = shape.block(now) if shape else None
+    kept = dict(base.value)
+    if shape is not None and shape.named and now != was:
+        stay = shape.shared() & frozenset(block.model_fields if block else ())
+        kept = {key: member for key, member in base.value.items() if key in stay}
     for one in block.alternatives if block else ():
         if any(name in over.value and over.value[name].node.value is not None for name in one.names):
             kept = {key: member for key, member in kept.items() if key not in one.names or key in over.value}
     for key, member in over.value.items():
         if key in kept:
-            field = block.model_fields.get(key) if block else None
-            below = overlay(kept[key].node, member.node, field_shape(field) if field else None)
-            kept[key] = Member(member.key, below)
+            info = block.model_fields.get(key) if block else None
+            below = (field_shape(info), getattr(info.default, "name", None)) if info else ()
+            kept[key] = Member(member.key, overlay(kept[key].node, member.node, *below))
         else:
             kept[key] = member
     return replace(base, value=kept)
-
-
-def _block(shape: Shape | None, name: Member | None) -> type[Block] | None:
-    return shape.block(name.node.value if name else None) if shape else None
-
-
-def _survivors(
-    base: dict[str, Member], over: dict[str, Member], shape: Shape | None, block: type[Block] | None
-) -> dict[str, Member]:
-    if shape is None or not shape.named or "name" not in over:
-        return dict(base)
-    if "name" in base and base["name"].node.value == over["name"].node.value:
-        return dict(base)
-    stay = shape.shared() & frozenset(block.model_fields if block else ())
-    return {key: member for key, member in base.items() if key in stay}
 
 
 def is_path(path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
 import threading
 from typing import Any
 
@@ -53,6 +54,8 @@ def start_ray(address: str | None, *, cpus: int | None = None) -> bool:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     if address is not None:
+        _reach(address)
+        _offer_token()
         try:
             ray.init(address=address, **common)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -72,6 +75,36 @@ def start_ray(address: str | None, *, cpus: int | None = None) -> bool:
             else:
                 os.environ[name] = value
     return True
+
+
+def _reach(address: str) -> None:
+    """Refuse an address at which nothing listens: Ray itself would try for many minutes.
+
+    Raises:
+        UserError: nothing listens there, or it is no address.
+    """
+    place = address.removeprefix("ray://")
+    if place in ("auto", "local"):
+        return
+    host, _, port = place.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"engine.address: nothing answers at '{address}' ({error}). Give host:port of a Ray cluster (port 6379 if "
+            "it was started with 'ray start --head'), or auto for one on this machine, or leave the address out."
+        ) from error
+
+
+def _offer_token() -> None:
+    """Use this user's Ray authentication token, if there is one: Ray does so by itself only for ``address="auto"``."""
+    try:
+        from ray._private.authentication import authentication_token_setup as tokens
+    except ImportError:  # an older Ray, whose clusters ask for none
+        return
+    offer = getattr(tokens, "maybe_enable_token_auth_if_token_available", None)
+    if offer is not None:
+        offer(warn_if_disabled=False)
 
 
 class RayPool:

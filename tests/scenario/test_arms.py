@@ -89,6 +89,22 @@ def test_a_name_that_changes_takes_its_settings_with_it(
 
 
 @pytest.mark.parametrize(
+    ("override", "fraction", "count"),
+    [
+        ("participation.count=5", None, 5),
+        ("participation.name=uniform", 0.5, None),  # the name that was meant all along
+        ("participation.name=weighted", 0.1, None),
+        ("participation={name: weighted, count: 3}", None, 3),
+    ],
+)
+def test_a_block_that_leaves_its_name_out_is_the_default_one(
+    base: str, write: Write, override: str, fraction: float | None, count: int | None
+) -> None:
+    found: Any = load(write(base + "participation: {fraction: 0.5, dropout: 0.2}\n"), [override]).scenario.participation
+    assert (found.fraction, found.count, found.dropout) == (fraction, count, 0.2)
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("client.optimizer.lrr=1", "--set client.optimizer.lrr=1: unknown key 'lrr'; did you mean 'lr'?"),

@@ -83,3 +83,13 @@ def test_strategies(name: str) -> None:
     assert set(blocks(Strategy)) <= set(found)
     block = blocks(Strategy)[name]
     found[name](**{key: info.default for key, info in block.model_fields.items() if not info.is_required()})
+
+
+@pytest.mark.parametrize("name", blocks(Optimizer))
+def test_defaults_of_optimizers_are_those_of_the_rules(name: str) -> None:
+    known = getattr(pytest.importorskip("fedmomentum.optim"), "hyperparameters", None)
+    if known is None:
+        pytest.skip("the rules are not there")
+    hyper = pytest.importorskip("fedmomentum.build").optimizer(blocks(Optimizer)[name](name=name, lr=0.1))
+    rule = known(hyper.pop("name"))
+    assert {key: value for key, value in hyper.items() if key != "lr" and value != rule[key]} == {}

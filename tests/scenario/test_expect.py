@@ -21,6 +21,7 @@ ROWS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"round": 3, "accuracy": 0.7, "loss": 0.9},
     ],
     "B": [{"round": 1, "accuracy": 0.75, "loss": 0.4}],
+    "Same": [{"round": 3, "accuracy": 0.7}],
 }
 
 
@@ -29,7 +30,7 @@ def check(base: str, write: Write) -> Callable[[str], Expectation]:
     """Check one claim about the arms A and B."""
 
     def _check(claim: str) -> Expectation:
-        loaded = load(write(base + f"arms: {{A: {{}}, B: {{}}}}\nexpect:\n  - {claim}\n"))
+        loaded = load(write(base + f"arms: {{A: {{}}, B: {{}}, Same: {{}}}}\nexpect:\n  - {claim}\n"))
         (found,) = check_expectations(loaded, ROWS)
         return found
 
@@ -61,6 +62,7 @@ def check(base: str, write: Write) -> Callable[[str], Expectation]:
         ("{metric: accuracy, arm: A, than: B}", False),
         ("{metric: accuracy, arm: A, at: best, than: B, margin: 0.05}", True),
         ("{metric: accuracy, arm: A, at: best, than: B, margin: 0.06}", False),
+        ("{metric: accuracy, arm: A, at: 3, than: Same}", False),  # a tie is not better
         ("{metric: loss, arm: B, than: A, margin: 0.5}", True),
         ("{metric: loss, arm: A, than: B}", False),
         # what was not measured proves nothing

@@ -68,7 +68,7 @@ TABLE = [
     (8, "  optimizer: {name: adam, lr: 1, betas: [0.9, 1]}", 8, 47, "client.optimizer.betas[1]", ["< 1, not 1"]),
     (8, "  optimizer: {name: adam, lr: 1, amsgrad: yes}", 8, 43, "client.optimizer.amsgrad", ["write true"]),
     (9, "strategy: {name: fedavgm, form: nesterof}", 9, 33, "strategy.form", ["did you mean 'nesterov'?"]),
-    (9, "strategy: {name: fedavg, quorum: 0}", 9, 34, "strategy.quorum", ["a whole number >= 1 or a number > 0 and <= 1"]),
+    (9, "strategy: {name: fedavg, quorum: 0}", 9, 34, "strategy.quorum", ["number >= 1 or a number > 0 and <= 1"]),
     (9, "strategy: {name: fedavg, quorum: 1.5}", 9, 34, "strategy.quorum", ["not 1.5"]),
     (7, "engine: {device: gpu}\nclient:", 7, 18, "engine.device", ["auto, cpu, cuda", "not 'gpu'"]),
     (7, "engine: {workers: many}\nclient:", 7, 19, "engine.workers", ["auto", "not 'many'"]),
@@ -83,17 +83,62 @@ TABLE = [
     (5, "  partition: {name: quantity}", 5, 14, "data.partition", ["give 'alpha' or 'sigma'"]),
     (5, "  partition: {name: natural}", 5, 21, "data.partition.name", ["natural clients, which 'digits' has not"]),
     (7, "participation: {name: uniform, fraction: 0.1, count: 3}\nclient:", 7, 54, "participation.count", ["not both"]),
-    (7, "participation: {name: uniform, count: 101}\nclient:", 7, 39, "participation.count", ["at most the 100 clients"]),
+    (7, "participation: {name: uniform, count: 101}\nclient:", 7, 39, "participation.count", ["at most the 100"]),
     (7, "evaluate: {clients: 0.5}\nclient:", 7, 21, "evaluate.clients", ["set data.validation"]),
+    (7, "participation: {name: uniform, availability: {name: cyclic, period: 4, window: 5}}\nclient:", 7, 80,
+     "participation.availability.window", ["at most the period of 4 rounds, not 5"]),
     (6, "model: {name: resnet, depth: 18}", 6, 30, "model.depth", ["6 n + 2, such as 14 or 20, not 18"]),
     (6, "model: {name: lstm}", 6, 15, "model.name", ["'lstm' works on sequences", "'digits' has images"]),
-    (9, "strategy: {name: fedavgm, form: ema, dampening: 0.1}", 9, 49, "strategy.dampening", ["only form 'heavy_ball'"]),
+    (9, "strategy: {name: fedavgm, form: ema, dampening: 0.1}", 9, 49, "strategy.dampening", ["only form 'heavy"]),
     (9, "strategy: {name: fedavg, quorum: 101}", 9, 34, "strategy.quorum", ["at most the 100 clients of a round"]),
     (8, "  optimizer: {name: sgd, lr: 1}\n  lr_schedule: {name: cosine, rounds: 5, warmup: 5}", 9, 50,
      "client.lr_schedule.warmup", ["fewer rounds than the 5"]),
     (8, "  optimizer: {name: sgd, lr: 1}\n  lr_schedule: {name: constant, warmup: 60}", 9, 41,
      "client.lr_schedule.warmup", ["fewer rounds than the 60"]),
 ]  # fmt: skip
+
+
+DATA_TABLE = [
+    ("{name: digits, partition: {name: iid, clients: 10}, shift: {rotation: 90, noise: 0.1, gain: 0.1}}", "", ""),
+    ("{name: synthetic, shift: {rotation: 1}}", "data.shift.rotation", "'synthetic' has vectors"),
+    ("{name: synthetic, shift: {noise: 1}}", "", ""),
+    ("{name: text, path: a, shift: {rotation: 1}}", "data.shift.rotation", "'text' has sequences"),
+    ("{name: text, path: a, shift: {noise: 1}}", "data.shift.noise", "'text' has symbols"),
+    ("{name: text, path: a, shift: {gain: 0.1}}", "data.shift.gain", "'text' has symbols"),
+    ("{name: text, path: a, partition: {name: dirichlet, alpha: 1}}", "data.partition.name", "take iid, quantity or"),
+    ("{name: text, path: a, partition: {name: shards}}", "data.partition.name", "'shards' splits by class"),
+    ("{name: text, path: a, partition: {name: quantity, sigma: 1}}", "", ""),
+    ("{name: text, path: a, partition: {name: natural, clients: 11}}", "data.partition.clients", "makes only 10"),
+    ("{name: text, path: a, groups: 11, partition: {name: natural, clients: 11}}", "", ""),
+    ("{name: synthetic, clients: 5, partition: {name: natural, clients: 6}}", "data.partition.clients", "only 5"),
+    ("{name: synthetic, clients: 5, partition: {name: natural, clients: 5}}", "", ""),
+    ("{name: synthetic, clients: 5, partition: {name: iid, clients: 6}}", "", ""),
+    ("{name: npz, path: a, partition: {name: natural}}", "", ""),
+    ("{name: npz, partition: {name: natural}}", "data.path", "is missing"),
+    ("{name: npz, path: '', partition: {name: natural}}", "data.path", "not empty"),
+    ("{name: fashion_mnist, partition: {name: natural}}", "data.partition.name", "which 'fashion_mnist' has not"),
+    ("{name: fashion_mnist, train_size: 99, partition: {name: iid}}", "data.partition.clients", "more than the 99"),
+    ("{name: fashion_mnist, train_size: 100, partition: {name: iid}}", "", ""),
+    ("{name: fashion_mnist, partition: {name: iid, clients: 60001}}", "data.partition.clients", "more than the 60000"),
+]
+
+
+@pytest.mark.parametrize(("data", "path", "words"), DATA_TABLE)
+def test_a_data_set_has_the_partitions_and_shifts_that_it_can_have(
+    write: Write, data: str, path: str, words: str
+) -> None:
+    model = "lstm" if "text" in data else "logistic"
+    file = write(
+        f"kind: federated\nrounds: 1\ndata: {data}\nmodel: {{name: {model}}}\n"
+        "client: {optimizer: {name: sgd, lr: 1}}\nstrategy: {name: fedavg}\n"
+    )
+    if not path:
+        load(file)
+        return
+    with pytest.raises(ScenarioError) as caught:
+        load(file)
+    assert [fault.path for fault in caught.value.faults] == [path]
+    assert words in caught.value.faults[0].message
 
 
 @pytest.mark.parametrize(("number", "text", "line", "column", "path", "words"), TABLE)

@@ -69,6 +69,17 @@ def test_it_is_json_and_holds_every_default(base: str, write: Write) -> None:
     assert "sweep" not in resolved
 
 
+def test_arms_share_what_is_the_same_and_blocks_of_different_names_stay_whole() -> None:
+    resolved = load("quickstart").resolved()
+    assert resolved["data"]["partition"]["alpha"] == 0.1
+    assert "strategy" not in resolved
+    assert {name: arm["strategy"]["name"] for name, arm in resolved["arms"].items()} == {
+        "FedAvg": "fedavg",
+        "FedAvgM": "fedavgm",
+    }
+    assert all(arm.keys() == {"strategy"} and "quorum" in arm["strategy"] for arm in resolved["arms"].values())
+
+
 def test_the_hash_does_not_depend_on_order_comments_or_style(base: str, write: Write) -> None:
     text = base + RICH
     first = load(write(text)).hash

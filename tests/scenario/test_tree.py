@@ -127,7 +127,8 @@ def test_keys_that_are_there_twice_are_all_told_and_the_first_counts() -> None:
 
 
 def test_where_the_two_agree_it_reads_as_pyyaml() -> None:
-    text = "a: [1, 2.5, -3, x y, 'q', \"\\u00e9\\n\"]\nb: |\n  two\n  lines\nc: >\n  folded\n  text\nd: {e: null, f: true}\n"
+    text = "a: [1, 2.5, -3, x y, 'q', \"\\u00e9\\n\"]\nb: |\n  two\n  lines\nc: >\n  folded\n  text\n"
+    text += "d: {e: null, f: true}\n"
     assert parse(text)[0].plain() == yaml.safe_load(text)
 
 
