@@ -24,6 +24,7 @@ from fedmomentum.strategies.admission import Expected, Reply, Report, admit, log
 from fedmomentum.strategies.aggregation import Accumulation, mean_metrics, weighted_mean
 from fedmomentum.strategies.cohort import Cohort, UniformCohort
 from fedmomentum.strategies.nodes import choose, wait_for_nodes
+from fedmomentum.strategies.robust import Aggregator, TooFewError, clipped
 from fedmomentum.trees import Tree, cast_like, same_layout
 
 MetricsFn = Callable[[list[RecordDict], str], MetricRecord]
@@ -71,6 +72,9 @@ class FedAvg(Strategy):
             differential privacy, needs ``every``; ``auto`` is ``mean`` only where nothing wraps the strategy: its own
             ``start`` or our round loop drives it. A config that names a reduction already has the last word.
         weighting: ``examples`` weighs a reply by its weight, ``uniform`` counts every client alike.
+        aggregator: combines replies before the server's step in place of the mean, see
+            :mod:`fedmomentum.strategies.robust`; it makes the engine send every client's own reply.
+        clip_update: largest Euclidean length of a client's update; a longer one is shortened before it is combined.
         step_schedule: round, from 0 -> factor on the server's step (a learning rate schedule, a warm-up); None is 1.
 
     Attributes:
@@ -103,6 +107,8 @@ class FedAvg(Strategy):
     accumulation: Accumulation = "wide"
     reduction: Literal["auto", "mean", "every"] = "auto"
     weighting: Literal["examples", "uniform"] = "examples"
+    aggregator: Aggregator | None = None
+    clip_update: float | None = None
     step_schedule: Callable[[int], float] | None = None
 
     client_method: ClassVar[str] = "local_sgd"
@@ -121,6 +127,12 @@ class FedAvg(Strategy):
         _check_choice("accumulation", self.accumulation, ("wide", "native"))
         _check_choice("reduction", self.reduction, ("auto", protocol.MEAN, protocol.EVERY))
         _check_choice("weighting", self.weighting, (protocol.EXAMPLES, protocol.UNIFORM))
+        if self.clip_update is not None and not self.clip_update > 0:
+            raise ValueError(f"clip_update must be above 0, not {self.clip_update}")
+        if self._robust and type(self).extra_in_replies is not FedAvg.extra_in_replies:
+            raise ValueError(
+                f"{type(self).__name__} averages more than models: no aggregator or clip_update goes with it"
+            )
         if isinstance(self.buffers, str):
             raise ValueError(f"buffers must be a collection of names, not the string '{self.buffers}'")
         if isinstance(self.quorum, float) and not 0.0 < self.quorum <= 1.0:
@@ -301,7 +313,11 @@ class FedAvg(Strategy):
         if not 0.0 < sum(weights) < math.inf:
             log(WARNING, "round %d: the weights sum to %s; the old model is kept", now, sum(weights))
             return None, metrics
-        mean = weighted_mean([reply.arrays for reply in admitted], weights, sent, accumulation=self.accumulation)
+        try:
+            mean = self._combined([reply.arrays for reply in admitted], weights, sent)
+        except TooFewError as error:
+            log(WARNING, "round %d: %s; the old model is kept", now, error)
+            return None, metrics
         old = self._old
         means = {name: torch.from_numpy(mean[name]) for name in old}
         new = self.server_update(_widened(old), _widened(means), self._mean_extras(admitted, weights))
@@ -365,7 +381,7 @@ class FedAvg(Strategy):
 
     def _reduction(self, config: Mapping[str, object]) -> str:
         """Ask for single replies where the mean over a block would be another mean than the one wanted."""
-        if self.extra_weighting == "uniform" and self._extras:
+        if self._robust or (self.extra_weighting == "uniform" and self._extras):
             return protocol.EVERY
         if protocol.REDUCTION in config:
             return str(config[protocol.REDUCTION])
@@ -398,6 +414,21 @@ class FedAvg(Strategy):
             contents = [content for reply in admitted for content in reply.contents(self.weighted_by_key)]
             return custom(contents, self.weighted_by_key)
         return mean_metrics([report for reply in admitted for report in reply.reports], leave_out=self.weighted_by_key)
+
+    @property
+    def _robust(self) -> bool:
+        return self.aggregator is not None or self.clip_update is not None
+
+    def _combined(
+        self, models: Sequence[records.Views], weights: Sequence[float], sent: records.Views
+    ) -> records.Views:
+        """Give one model from all that came back."""
+        if self.clip_update is not None:
+            old = {name: sent[name] for name in self._old}
+            models = [clipped(model, old, self.clip_update) for model in models]
+        if self.aggregator is not None:
+            return self.aggregator(models, weights, sent)
+        return weighted_mean(models, weights, sent, accumulation=self.accumulation)
 
     def _mean_extras(self, admitted: Sequence[Reply], weights: Sequence[float]) -> dict[str, Tree]:
         if self.extra_weighting == "uniform":
