@@ -66,7 +66,7 @@ def start(wanted):
     return to_record({n: t.detach().numpy() for n, t in Network(wanted.model).tree().items()})
 
 
-def simulate(case, *, data=None, make=Worker, executor=None, block_size=None, rounds=ROUNDS, **settings):
+def simulate(case, *, data=None, make=Worker, executor=None, block_size=3, rounds=ROUNDS, **settings):
     strategy, wanted = both_halves(case, **settings)
     data = data or federation()
     own = executor or InlineExecutor(partial(make, wanted), data)
@@ -152,11 +152,11 @@ def test_a_run_goes_on_where_it_was_saved(case):
     data = federation()
     through = simulate(case, data=data, rounds=4)
     strategy, wanted = both_halves(case)
-    grid = SimulationGrid(InlineExecutor(partial(Worker, wanted), data), wanted, data.sizes)
+    grid = SimulationGrid(InlineExecutor(partial(Worker, wanted), data), wanted, data.sizes, block_size=3)
     first = run_rounds(strategy, grid, start(wanted), 2)
     saved, memory = strategy.state_dict(), grid.state_dict()
     strategy, wanted = both_halves(case)
-    grid = SimulationGrid(InlineExecutor(partial(Worker, wanted), data), wanted, data.sizes)
+    grid = SimulationGrid(InlineExecutor(partial(Worker, wanted), data), wanted, data.sizes, block_size=3)
     strategy.load_state_dict(saved)
     grid.load_state_dict(memory)
     second = run_rounds(strategy, grid, first.arrays, 4, first_round=3)
