@@ -203,10 +203,10 @@ def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Ne
         wanted["rule"] = make_rule(**optimizer(rule))
     if issubclass(STRATEGIES[settings.name], MimeLite):
         wanted["rule"] = make_rule(**optimizer(scenario.client.optimizer))
-    if (aggregator := settings.aggregator) is not None:
+    if (aggregator := getattr(settings, "aggregator", None)) is not None:
         wanted["aggregator"] = AGGREGATORS[aggregator.name](**options(aggregator))
-    if settings.step_schedule is not None:
-        wanted["step_schedule"] = _factor(settings.step_schedule)
+    if (schedule := getattr(settings, "step_schedule", None)) is not None:
+        wanted["step_schedule"] = _factor(schedule)
     return STRATEGIES[settings.name](
         **wanted,
         seed=scenario.seed,
@@ -312,7 +312,7 @@ def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: St
         UserError: the clients' rule does not suit it.
     """
     if (named := scenario.client.method) is not None:
-        method, wanted = named.name, options(named)
+        method, wanted = str(named.name), options(named)
     elif isinstance(strategy, FedAvg):
         method, wanted = strategy.client_method, strategy.client_options()
     else:

@@ -62,4 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     show = add("show", "show", "print a scenario with every default filled in, or what a run gave", override, debug)
     show.add_argument("what", metavar="SCENARIO|RUN", help="a scenario (file or shipped name) or a run folder")
     show.add_argument("--rows", type=int, default=5, metavar="N", help="rounds to print of a run (default: 5)")
+
+    cite = add("cite", "cite", "print BibTeX of the papers behind what a scenario uses", override, debug)
+    cite.add_argument("scenario", metavar="SCENARIO", help="a YAML file, or the name of a shipped scenario")
     return parser

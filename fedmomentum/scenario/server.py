@@ -84,7 +84,7 @@ class StrategyBlock(Block):
         default=None, description="combines replies before the server's step; null: the weighted mean"
     )
     clip_update: Positive | None = Field(
-        default=None, description="largest length of a client's update; null: no clipping"
+        default=None, description="largest length of a client's update; null: no clipping (arXiv:1710.06963)"
     )
     step_schedule: Schedule | None = Field(
         default=None, description="factor on the server's step over the rounds; null: 1"
