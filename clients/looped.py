@@ -19,6 +19,7 @@ from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.fused import fused_sgd
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.network import Network
+from fedmomentum.clients.norm import batch_norms, norm_tensors
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.models.objective import losses
 from fedmomentum.protocol import ARRAYS, GRADIENT
@@ -28,6 +29,8 @@ from fedmomentum.trees import State, Tree
 FULL_BATCH = 1024
 """Examples that a full gradient is computed of at a time."""
 
+NORM = "norm/"
+"""Slot of a client's memory that holds its own batch norm."""
 _RULE = "rule/"
 """Prefix of the slots of a client's memory that hold its rule's state."""
 
@@ -43,6 +46,8 @@ class LoopedTrainer:
         clipped = spec.clip_norm is not None
         self._fused = None if clipped else fused_sgd(spec.optimizer["name"], hyper, self._names, self._params)
         self._lr = float(hyper["lr"])
+        self._frozen = list(batch_norms(network.module).values()) if spec.batch_norm == "freeze" else []
+        self._kept = norm_tensors(network.module) if spec.batch_norm == "local" else frozenset()
         self._noisy = any("dropout" in type(m).__name__.lower() for m in network.module.modules())
 
     def train(self, task: BlockTask, records: Records, examples: Examples, factor: float) -> Collector:
@@ -67,17 +72,20 @@ class LoopedTrainer:
                 collector.fail(client, "has no training examples")
                 continue
             try:
-                own = self._at(records[ARRAYS])
+                own = self._at(records[ARRAYS], task.memory.get(client, {}))
                 collector.add(client, {GRADIENT: self._full_gradient(own, client, examples)}, count, {})
             except Exception as error:  # as in training: a failure belongs to its client
                 collector.fail(client, f"{type(error).__name__}: {error}")
         return collector
 
-    def _at(self, anchor: Tree) -> Tree:
-        """Put the network in training mode at the global model, and give the model's parameters."""
-        self.network.copy(anchor)
+    def _at(self, anchor: Tree, memory: State) -> Tree:
+        """Put the network in training mode where the client starts, and give its parameters there."""
+        start = anchor | memory.get(NORM, {})
+        self.network.copy(start)
         self.network.module.train()
-        return {name: anchor[name] for name in self.network.params}
+        for layer in self._frozen:
+            layer.eval()
+        return {name: start[name] for name in self.network.params}
 
     def _client(
         self,
@@ -96,11 +104,11 @@ class LoopedTrainer:
             collector.fail(client, "has no training examples")
             return
         network, params = self.network, self.network.params
-        own = self._at(anchor)
+        own = self._at(anchor, task.memory.get(client, {}))
         table = plan(self.spec, count, round=task.round, client=client, effort=effort)
         x, y, (rows,) = examples.block([client], [table])
         memory = dict(task.memory.get(client, {}))
-        if local.remember is not None and not any(not slot.startswith(_RULE) for slot in memory):
+        if local.remember is not None and not any(not slot.startswith((_RULE, NORM)) for slot in memory):
             memory.update(local.remember(own))
         kept = {slot.removeprefix(_RULE): tree for slot, tree in memory.items() if slot.startswith(_RULE)}
         extended = local.direction is not None or local.begin is not None
@@ -147,6 +155,9 @@ class LoopedTrainer:
         if self.spec.keep_state:
             final = self._fused.state() if self._fused is not None and plain else state
             remembered = remembered | {_RULE + slot: tree for slot, tree in final.items()}
+        if self._kept:
+            ends = network.tree()
+            remembered = remembered | {NORM: {name: ends[name].clone() for name in sorted(self._kept)}}
         metrics = {"train_loss": float(total) / seen, "steps": float(len(rows)), "lr": lr}
         collector.add(client, records, count, metrics, remembered)
 

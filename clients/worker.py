@@ -12,7 +12,7 @@ from fedmomentum.clients.collect import Collector, Records, to_records
 from fedmomentum.clients.evaluate import evaluate
 from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.local import LocalUpdate
-from fedmomentum.clients.looped import LoopedTrainer
+from fedmomentum.clients.looped import NORM, LoopedTrainer
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec
@@ -74,10 +74,14 @@ class Worker:
 
     def _evaluate(self, task: BlockTask) -> Collector:
         collector = Collector(reduce=True)
+        model = {name: tensor.clone() for name, tensor in self.network.tree().items()}
         for client in task.clients:
             try:
                 x, y = self.examples.validation(client)
+                if own := task.memory.get(client, {}).get(NORM):
+                    self.network.copy(model | own)
                 collector.note(client, len(y), evaluate(self.network, x, y))
             except Exception as error:  # as in training: a failure belongs to its client
                 collector.fail(client, f"{type(error).__name__}: {error}")
+            self.network.copy(model)
         return collector

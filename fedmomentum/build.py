@@ -16,6 +16,7 @@ from flwr.serverapp.strategy import Strategy
 from fedmomentum.clients.evaluate import evaluate
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
+from fedmomentum.clients.norm import batch_norms, recalibrate
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.vectorize import choose
 from fedmomentum.clients.worker import Worker
@@ -30,6 +31,7 @@ from fedmomentum.simulation.grid import SimulationGrid
 from fedmomentum.strategies import STRATEGIES, FedAvg, MimeLite
 from fedmomentum.strategies import cohort as cohorts
 from fedmomentum.strategies.robust import AGGREGATORS
+from fedmomentum.streams import stream
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
@@ -60,6 +62,12 @@ class Federation:
             return None
         judged = self.strategy.evaluated(arrays) if isinstance(self.strategy, FedAvg) else arrays
         self.network.load({n: torch.from_numpy(a.copy()) for n, a in flower.to_arrays(judged).items()})
+        if settings.recalibrate:
+            rng = stream(self.scenario.seed, "recalibrate", round=server_round)
+            order, size = self.data.partition.order, min(settings.recalibrate, len(self.data.partition.order))
+            chosen = rng.choice(order, size, replace=False)
+            sample = torch.from_numpy(self.data.x[np.sort(chosen)]).to(self.spec.device)
+            recalibrate(self.network, sample, batch_size=settings.batch_size)
         x, y = torch.from_numpy(self.data.test_x), torch.from_numpy(self.data.test_y)
         return evaluate(self.network, x.to(self.spec.device), y.to(self.spec.device), batch_size=settings.batch_size)
 
@@ -149,6 +157,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         batch_size=None if client.batch_size == "all" else client.batch_size,
         lr_schedule=_factor(client.lr_schedule),
         clip_norm=client.clip_norm,
+        batch_norm=client.batch_norm,
         keep_state=client.state == "keep",
         seed=scenario.seed,
         vectorize=scenario.engine.vectorize,
@@ -300,6 +309,12 @@ def build(scenario: FederatedScenario, *, datasets: dict[str, Dataset] | None = 
     spec = build_spec(scenario, data, choose_device(scenario))
     network = Network(spec.model, spec.device)
     choose(network.module, spec.vectorize, spec.device)
+    for path, asked in (
+        ("client.batch_norm", spec.batch_norm != "average"),
+        ("evaluate.recalibrate", scenario.evaluate.recalibrate > 0),
+    ):
+        if asked and not batch_norms(network.module):
+            raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
     strategy = build_strategy(scenario, data, network)
     spec = with_client_half(spec, scenario, strategy)
     return Federation(scenario, data, checksum, spec, network, strategy, build_faults(scenario))

@@ -46,6 +46,11 @@ class Client(Block):
         description="local momentum between a client's rounds: starts anew, or lives on with the client",
     )
     method: Method | None = Field(default=None, description="client half; null: the one that belongs to the strategy")
+    batch_norm: Literal["average", "local", "freeze"] = Field(
+        default="average",
+        description="batch norm is averaged; or stays with its client, as FedBN has it (arXiv:2102.07623); "
+        "or keeps the global statistics as they are",
+    )
     clip_norm: Positive | None = Field(default=None, description="largest norm of a gradient; null: no clipping")
 
     alternatives: ClassVar[tuple[OneOf, ...]] = (OneOf(("epochs", "steps"), default=("epochs", 1)),)
