@@ -91,9 +91,9 @@ def ours(model: str, rounds: int, *, engine: str, workers: int = 2) -> list[floa
     import numpy as np
 
     if engine == "ray":
-        from fedmomentum.simulation.ray_executor import RayExecutor, start_ray
+        from fedmomentum.simulation.ray_pool import RayPoolStart
 
-        start_ray(None, cpus=workers)
+        starting = RayPoolStart(workers=workers)
     from fedmomentum.clients.network import Network
     from fedmomentum.clients.spec import ClientSpec, ModelSpec
     from fedmomentum.clients.worker import Worker
@@ -115,12 +115,19 @@ def ours(model: str, rounds: int, *, engine: str, workers: int = 2) -> list[floa
         batch_size=BATCH,
     )
     make = partial(Worker, spec)
-    executor = RayExecutor(make, data, workers=workers) if engine == "ray" else InlineExecutor(make, data)
+    if engine == "ray":
+        from fedmomentum.simulation.ray_executor import RayExecutor
+
+        executor = RayExecutor(make, data, pool=starting.pool())
+    else:
+        executor = InlineExecutor(make, data)
     ends: list[float] = []
     arrays = to_record({n: t.detach().numpy() for n, t in Network(spec.model).tree().items()})
     grid = SimulationGrid(executor, spec, data.sizes)
     run_rounds(FedAvg(fraction_evaluate=0.0), grid, arrays, rounds, after_round=lambda *_: ends.append(time.time()))
     executor.close()
+    if engine == "ray":
+        starting.close()
     return ends
 
 

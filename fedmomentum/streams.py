@@ -34,7 +34,9 @@ def stream(seed: int, name: str, **coordinates: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(_digest(seed, name, coordinates), "little")))
 
 
-def torch_stream(seed: int, name: str, *, device: str | torch.device = "cpu", **coordinates: int) -> torch.Generator:
+def torch_stream(
+    seed: int, name: str, *, device: str | torch.device = "cpu", **coordinates: int
+) -> torch.Generator:
     """Give a torch generator of its own for one named choice."""
     import torch
 

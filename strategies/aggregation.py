@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Accumulation: TypeAlias = Literal["wide", "native"]
 """``wide`` sums in float64 and rounds once; ``native`` sums in each tensor's own dtype, as Flower does."""
 
-_CHUNK = 1 << 15  # numbers summed at a time: sum and product stay in the processor's cache while replies stream by
+_CHUNK = 1 << 14  # numbers summed at a time: sum and product stay in the processor's cache while replies stream by
 
 
 def weighted_mean(

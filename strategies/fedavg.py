@@ -140,8 +140,12 @@ class FedAvg(Strategy):
         """
         return mean
 
-    def extra_to_clients(self) -> Mapping[str, Tree]:
-        """Give the records to send beside the model, by name; none here."""
+    def extra_to_clients(self, params: Mapping[str, Tensor]) -> Mapping[str, Tree]:
+        """Give the records to send beside the model, by name; none here.
+
+        Args:
+            params: the global parameters, without buffers.
+        """
         return {}
 
     def extra_in_replies(self, params: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
@@ -222,8 +226,8 @@ class FedAvg(Strategy):
         filled = {**config, protocol.SERVER_ROUND: now, protocol.REDUCTION: self._reduction(config)}
         if self.buffers is not None:
             filled[protocol.BUFFERS] = "\n".join(sorted(self.buffers))
-        extras = {name: records.record(extra) for name, extra in self.extra_to_clients().items()}
-        content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: ConfigRecord(filled), **extras})
+        extras = {name: records.record(extra) for name, extra in self.extra_to_clients(self._old).items()}
+        content = RecordDict({**extras, self.arrayrecord_key: arrays, self.configrecord_key: ConfigRecord(filled)})
         return [Message(content, dst_node_id=node, message_type=MessageType.TRAIN) for node in self._asked]
 
     def aggregate_train(
@@ -261,9 +265,8 @@ class FedAvg(Strategy):
         means = {name: torch.from_numpy(mean[name]) for name in old}
         new = self.server_update(_widened(old), _widened(means), self._mean_extras(admitted, weights))
         same_layout(new, old)
-        return records.record(
-            {name: cast_like(new[name], old[name]) if name in old else x for name, x in mean.items()}
-        ), metrics
+        stepped = {name: cast_like(new[name], x) for name, x in old.items()}
+        return records.record({**mean, **stepped}), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

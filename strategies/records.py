@@ -86,7 +86,7 @@ def tree(arrays: Mapping[str, NDArray[Any]]) -> Tree:
     return {name: torch.from_numpy(np.array(x, order="C")) for name, x in arrays.items()}
 
 
-def record(tensors: Mapping[str, Tensor] | Mapping[str, NDArray[Any]]) -> ArrayRecord:
+def record(tensors: Mapping[str, Tensor | NDArray[Any]]) -> ArrayRecord:
     """Give the ArrayRecord of named tensors or arrays: the very bytes that Flower's own conversion gives."""
     out = ArrayRecord()
     for name, x in tensors.items():

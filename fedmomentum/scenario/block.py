@@ -53,7 +53,13 @@ class Block(BaseModel):
     """A mapping of the schema: immutable, without unknown keys, and strict (``"3"`` is no number)."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=(), validate_default=False
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        validate_default=False,
+        defer_build=True,
     )
 
     alternatives: ClassVar[tuple[OneOf, ...]] = ()

@@ -194,7 +194,7 @@ def test_kept_client_state_can_be_saved_and_restored():
 @pytest.fixture(scope="module")
 def local_ray():
     ray = pytest.importorskip("ray")
-    from fedmomentum.simulation.ray_executor import start_ray
+    from fedmomentum.simulation.ray_pool import start_ray
 
     start_ray(None, cpus=4)
     yield ray

@@ -163,7 +163,7 @@ def test_waiting_for_nodes_ends(phase, grid_of, training, model, record, monkeyp
         getattr(stock.FedAvg(), f"configure_{phase}")(1, record(model(np.float32)), ConfigRecord(), grid)
 
     strategy = ours.FedAvg(min_available_nodes=3, node_timeout=0.05)
-    with pytest.raises(TimeoutError, match="1 nodes are connected and 3 are needed; waited 0.05 s"):
+    with pytest.raises(TimeoutError, match=r"1 nodes are connected and 3 are needed; waited 0\.05 s"):
         getattr(strategy, f"configure_{phase}")(1, record(model(np.float32)), ConfigRecord(), grid)
 
 
