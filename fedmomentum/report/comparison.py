@@ -42,7 +42,7 @@ def draw_comparison(comparison: Comparison, *, folder: Path, name: str | None = 
         made = figure(10.4 if counted else 6.4, 4.2 + 0.22 * math.ceil(len(bundles) / 2))
         panels = made.subplots(1, 2 if counted else 1, sharey=True, squeeze=False)[0]
         for (one, bundle), (colour, dash) in zip(bundles, _looks(len(bundles)), strict=True):
-            label = f"{one.label}  {number(one.final.mean)}" if math.isfinite(one.final.mean) else f"{one.label}  diverged"
+            label = f"{one.label}  {number(one.final.mean) if math.isfinite(one.final.mean) else 'diverged'}"
             for axes, xs in zip(panels, _places(bundle), strict=False):
                 _draw(axes, xs, bundle, colour, dash, label)
         for axes, words in zip(panels, ("round", "MB sent, down and up"), strict=False):

@@ -1,7 +1,7 @@
 """Runs beside each other: what is the same question with other seeds is one candidate, and candidates are compared.
 
-Two runs are of one candidate where their resolved settings differ in nothing but the seed. Differences between candidates
-are taken seed by seed, since runs of one seed share their data, partition, cohorts and first weights.
+Two runs are of one candidate where their resolved settings differ in nothing but the seed. Differences between
+candidates are taken seed by seed, since runs of one seed share their data, partition, cohorts and first weights.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Candidate:
         return sum(hit is not None for hit in self.hits)
 
     def cost(self, what: str) -> float | None:
-        """Give the median over seeds of ``round``, ``bytes`` or ``seconds`` to the target; None: at least half never."""
+        """Give the median over seeds of ``round``, ``bytes`` or ``seconds`` to the target; None: too few came to it."""
         return median([None if hit is None else getattr(hit, what) for hit in self.hits])
 
 
@@ -324,9 +324,8 @@ def _metric(groups: Mapping[str, Sequence[ArmRun]], asked: str | None) -> str:
         return found
     if asked not in common:
         lacking = [label for label, keys in have.items() if asked not in keys] or list(have)
-        raise UserError(
-            f"metric: '{asked}' was not measured in {', '.join(lacking)}; all have {', '.join(sorted(common)) or 'none'}"
-        )
+        rest = ", ".join(sorted(common)) or "nothing"
+        raise UserError(f"metric: '{asked}' was not measured in {', '.join(lacking)}; all have {rest}")
     return asked
 
 

@@ -59,7 +59,7 @@ def to_polars(run: Run, table: str = "metrics") -> polars.DataFrame:
 
 
 def write_csv(run: Run, table: str, stream: TextIO) -> None:
-    """Write a table as CSV (RFC 4180, but for line ends), numbers so that they read back equal; NaN is an empty cell."""
+    """Write a table as CSV with Unix line ends, numbers so that they read back equal; NaN is an empty cell."""
     rows = rows_of(run, table)
     writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     if writer.fieldnames:

@@ -106,13 +106,13 @@ class Run:
         return load_parameters(self.path / MODEL)
 
     def to_pandas(self, table: str = "metrics") -> pandas.DataFrame:
-        """Give a table (``metrics``, ``clients`` or ``failures``) as a pandas frame; see :mod:`fedmomentum.runs.export`."""
+        """Give a table (``metrics``, ``clients`` or ``failures``) as a pandas frame (extra ``pandas``)."""
         from fedmomentum.runs.export import to_pandas
 
         return to_pandas(self, table)
 
     def to_polars(self, table: str = "metrics") -> polars.DataFrame:
-        """Give a table (``metrics``, ``clients`` or ``failures``) as a polars frame; see :mod:`fedmomentum.runs.export`."""
+        """Give a table (``metrics``, ``clients`` or ``failures``) as a polars frame (extra ``polars``)."""
         from fedmomentum.runs.export import to_polars
 
         return to_polars(self, table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -19,6 +20,8 @@ PERIOD = 1.0
 """Seconds between two writes: each is a transaction of the store, and a round may take a millisecond."""
 MOST_METRICS, MOST_PARAMS, LONGEST_VALUE = 1000, 100, 6000
 """What MLflow takes in one batch, and as one parameter."""
+RUN, ARM, MESSAGE = "fedmomentum.run", "fedmomentum.arm", "fedmomentum.message"
+"""Tags by which a run is found again, and why it ended."""
 OUTCOMES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -51,7 +54,7 @@ class MLflowTracker:
     def start(self, event: Start) -> None:
         """Begin the MLflow run of an arm, or go on with it."""
         client = self._open()
-        identity = {"fedmomentum.run": f"{self._folder.parent.name}/{self._folder.name}", "fedmomentum.arm": event.arm}
+        identity = {RUN: f"{self._folder.parent.name}/{self._folder.name}", ARM: event.arm}
         experiment = self._experiment or event.name
         self._runs[event.arm], new = self._run(client, experiment, identity, event)
         self._waiting[event.arm] = []
@@ -74,13 +77,14 @@ class MLflowTracker:
         self._write(event.arm)
         client, run = self._open(), self._runs.pop(event.arm)
         if event.message:
-            client.set_tag(run, "fedmomentum.message", event.message[:LONGEST_VALUE])
+            client.set_tag(run, MESSAGE, event.message[:LONGEST_VALUE])
         client.set_terminated(run, OUTCOMES.get(event.status, "FAILED"))
 
     def _open(self) -> MlflowClient:
         if self._client is None:
             from mlflow.tracking import MlflowClient
 
+            logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)  # it tells of every new store
             self._client = MlflowClient(self._uri or f"sqlite:///{(self._out / 'mlflow.db').as_posix()}")
         return self._client
 
@@ -95,8 +99,10 @@ class MLflowTracker:
         if event.first_round > 1:
             wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items() if value)
             for run in client.search_runs([experiment], wanted):
-                if run.data.tags.get("fedmomentum.arm", "") == event.arm:
+                if run.data.tags.get(ARM, "") == event.arm:
                     client.update_run(run.info.run_id, status="RUNNING")
+                    if MESSAGE in run.data.tags:
+                        client.delete_tag(run.info.run_id, MESSAGE)
                     return run.info.run_id, False
         title = f"{self._folder.name} {event.arm}".strip()
         return client.create_run(experiment, tags=identity, run_name=title).info.run_id, True
