@@ -22,12 +22,13 @@ from fedmomentum.runs.settings import ArmRun, arms_of, flat
 METRICS = ("accuracy", "loss", "train_loss")
 """What to compare where no metric is asked for: the first that all runs have."""
 
-_LESS_IS_BETTER = ("loss", "error", "perplexity", "seconds", "elapsed", "failures", "bytes_down", "bytes_up", "time")
+_COSTS = ("seconds", "bytes")
+_LESS_IS_BETTER = ("loss", "error", "perplexity", "elapsed", "failures", "time")
 
 
 def less_is_better(metric: str) -> bool:
     """Say whether a lower value of a metric is the better one: of losses, errors, times and costs."""
-    return metric.endswith(_LESS_IS_BETTER)
+    return metric.endswith(_LESS_IS_BETTER) or metric.startswith(_COSTS)
 
 
 @dataclass(frozen=True)
@@ -302,7 +303,9 @@ def _differences(arms: Sequence[ArmRun]) -> list[str]:
     ]  # fmt: skip
     if len(differing) > 3:
         return [""] * len(arms)
-    return [",".join(f"{key}={one[key]}" for key in differing if key in one) for one in paths]
+    ends = [key.rpartition(".")[2] for key in differing]
+    names = {key: end if ends.count(end) == 1 else key for key, end in zip(differing, ends, strict=True)}
+    return [",".join(f"{names[key]}={one[key]}" for key in differing if key in one) for one in paths]
 
 
 def _folders(arms: Sequence[ArmRun]) -> list[str]:
@@ -323,9 +326,12 @@ def _metric(groups: Mapping[str, Sequence[ArmRun]], asked: str | None) -> str:
             raise UserError(f"none of {', '.join(METRICS)} was measured in all of {', '.join(groups)}{rest}")
         return found
     if asked not in common:
-        lacking = [label for label, keys in have.items() if asked not in keys] or list(have)
+        lacking = [label for label, keys in have.items() if asked not in keys]
+        whom = "any of the runs" if len(lacking) == len(have) else ", ".join(lacking)
+        near = difflib.get_close_matches(asked, common, 1)
+        guess = f"; did you mean '{near[0]}'?" if near else ";"
         rest = ", ".join(sorted(common)) or "nothing"
-        raise UserError(f"metric: '{asked}' was not measured in {', '.join(lacking)}; all have {rest}")
+        raise UserError(f"metric: '{asked}' was not measured in {whom}{guess} all have {rest}")
     return asked
 
 

@@ -52,7 +52,7 @@ def to_polars(run: Run, table: str = "metrics") -> polars.DataFrame:
     try:
         import polars
     except ImportError as error:
-        raise _missing("polars", "a polars frame") from error
+        raise _missing("polars", "a polars frame (or a Parquet file)") from error
     # Without rows there is nothing to infer a schema from; and a column may hold its first number late.
     rows = rows_of(run, table)
     return polars.from_dicts(rows, infer_schema_length=None) if rows else polars.DataFrame()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmomentum.errors import UserError
+from fedmomentum.runs.folder import METRICS
 from fedmomentum.runs.read import Run, list_runs
 from fedmomentum.runs.settings import arms_of, flat, merge
 
@@ -106,9 +107,11 @@ def entry(run: Run) -> Entry:
             done += max(last, int(arm.status.get("rounds_done", 0)))
             asked += int(arm.status.get("rounds", 0))
             updated = max(updated, str(arm.status.get("updated", "")))
-        except (UserError, ValueError, KeyError) as error:
-            problem = problem or str(error)
+        except UserError as error:
+            arms[name], problem = ArmScore(None, None), problem or str(error)
+        except (ValueError, KeyError, TypeError):
             arms[name] = ArmScore(None, None)
+            problem = problem or f"{arm.path / METRICS}: a row has no round, or an accuracy that is no number"
     if kind != "finished":
         try:
             asked = planned(run.scenario) or asked

@@ -1,7 +1,7 @@
 """Listeners that tell a run to an experiment tracker: TensorBoard, MLflow, Weights & Biases.
 
-Each needs an extra (``pip install 'fedmomentum[tensorboard]'``), is imported when it is asked for, keeps what it is told
-on this machine unless its options say otherwise, and is dropped with one warning where it fails: a run outlives it.
+Each needs an extra (``pip install 'fedmomentum[tensorboard]'``), is imported when it is asked for, keeps what it is
+told on this machine unless its options say otherwise, and is dropped with one warning where it fails: the run goes on.
 """
 
 from __future__ import annotations
