@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +17,9 @@ from typing import NamedTuple
 from fedmomentum.errors import UserError
 from fedmomentum.events import Listener
 from fedmomentum.trackers.guard import Guarded
+from fedmomentum.trackers.replay import replay
 
-__all__ = ["TRACKERS", "Guarded", "Kind", "make_tracker"]
+__all__ = ["TRACKERS", "Guarded", "Kind", "make_tracker", "prepare", "replay"]
 
 
 class Kind(NamedTuple):
@@ -36,12 +38,11 @@ TRACKERS = {
 """Every tracker by its name."""
 
 
-def make_tracker(name: str, folder: str | os.PathLike[str], **options: object) -> Guarded:
-    """Make a tracker of a run by its name, guarded so that it cannot break the run.
+def prepare(name: str, **options: object) -> Callable[[str | os.PathLike[str]], Guarded]:
+    """Check that a tracker can be made, before there is a run, and give the function that makes it for a run folder.
 
     Args:
         name: one of ``TRACKERS``.
-        folder: the run folder; settings are read from it, and what stays on this machine goes into it or beside it.
         options: of the tracker; see its class.
 
     Raises:
@@ -64,5 +65,23 @@ def make_tracker(name: str, folder: str | os.PathLike[str], **options: object) -
     takes = list(inspect.signature(factory).parameters)[1:]
     if unknown := sorted(options.keys() - set(takes)):
         raise UserError(f"tracker '{name}' has no option {', '.join(unknown)}; it takes {', '.join(takes)}")
-    made: Listener = factory(Path(folder), **options)
-    return Guarded(name, made)
+
+    def make(folder: str | os.PathLike[str]) -> Guarded:
+        inner: Listener = factory(Path(folder), **options)
+        return Guarded(name, inner)
+
+    return make
+
+
+def make_tracker(name: str, folder: str | os.PathLike[str], **options: object) -> Guarded:
+    """Make a tracker of a run by its name, guarded so that it cannot break the run.
+
+    Args:
+        name: one of ``TRACKERS``.
+        folder: the run folder; settings are read from it, and what stays on this machine goes into it or beside it.
+        options: of the tracker; see its class.
+
+    Raises:
+        UserError: there is no such tracker or option, or its package is not installed.
+    """
+    return prepare(name, **options)(folder)
