@@ -138,14 +138,14 @@ def planned(scenario: Mapping[str, Any]) -> int:
     return sum(int(merge(scenario, changes or {}).get("rounds") or 0) for changes in own.values()) * int(seeds)
 
 
-def disk_usage(folder: Path) -> int:
+def disk_usage(folder: str | os.PathLike[str]) -> int:
     """Give the bytes in the files below a folder; what vanishes meanwhile does not count, links are not followed."""
     total = 0
     try:
         with os.scandir(folder) as found:
             for item in found:
                 if item.is_dir(follow_symlinks=False):
-                    total += disk_usage(Path(item.path))
+                    total += disk_usage(item.path)
                 elif item.is_file(follow_symlinks=False):
                     total += item.stat(follow_symlinks=False).st_size
     except OSError:

@@ -66,6 +66,17 @@ def test_a_run_that_was_killed_is_not_called_running(store: Store, updated: str 
         assert one.seconds == 3600, "until its last sign of life"
 
 
+def test_scenarios_are_read_only_where_they_are_needed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """YAML is what would take the time in a list of a thousand runs."""
+    out = store({"": [0.1, 0.2]}, {"seed": 5}).parents[1]
+    read: list[Path] = []
+    monkeypatch.setattr("fedmomentum.runs.read.read_yaml", lambda path: read.append(path) or {"seed": 5, "a": 1})
+    for filters in ([], ["name=quick", "status=finished", "arm="]):
+        assert len(overview(out, filters=filters)) == 1
+    assert read == []
+    assert len(overview(out, filters=["a=1"])) == 1 and len(read) == 1
+
+
 def test_planned_rounds() -> None:
     assert planned({"rounds": 7}) == 7
     assert planned({"rounds": 7, "sweep": {"seeds": 3}}) == 21
