@@ -42,6 +42,7 @@ def test_pairs_are_matched_by_seed_and_not_by_order(store: Store) -> None:
     first = store({"FedAvg,seed=0": [0.1], "FedAvg,seed=1": [0.2], "FedAvg,seed=2": [0.9]}, ARMS)
     other = store({"FedAvgM,seed=2": [0.8], "FedAvgM,seed=1": [0.3], "FedAvgM,seed=5": [0.0]}, ARMS)
     found = compare([load_run(first), load_run(other)])
+    assert found.candidates[1].seeds == [1, 2, 5]
     difference = found.difference(found.candidates[1])
     assert difference is not None and difference.count == 2
     assert difference.mean == pytest.approx(((0.3 - 0.2) + (0.8 - 0.9)) / 2)

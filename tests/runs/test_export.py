@@ -30,6 +30,7 @@ def as_text(path: Path, table: str = "metrics") -> str:
 
 def test_csv_reads_back_equal(store: Store) -> None:
     path = store({HOSTILE: ROWS, "B": ROWS[:1]})
+    assert "nan" not in as_text(path).lower()
     read = pd.read_csv(io.StringIO(as_text(path)))
     pd.testing.assert_frame_equal(read, pd.DataFrame(load_run(path).metrics))
     assert read.arm.tolist() == [HOSTILE] * 3 + ["B"]

@@ -25,7 +25,7 @@ strategy: {name: fedavg}
         ("", [""], [7]),
         ("sweep: {seeds: 2}", ["", ""], [7, 8]),
         ("arms: {A: {}, B: {strategy: {name: fedavgm}}}", ["A", "B"], [7, 7]),
-        ("arms: {A: {seed: 1}, B: {seed: 2}}\nsweep: {seeds: 2}", ["A", "A", "B", "B"], [1, 2, 2, 3]),
+        ("arms: {A: {seed: 1, rounds: 9}, B: {seed: 2}}\nsweep: {seeds: 2}", ["A", "A", "B", "B"], [1, 2, 2, 3]),
         ("sweep: {grid: {client.epochs: [1, 2], seed: [1, 2]}}", ["epochs=1", "epochs=1", "epochs=2", "epochs=2"],
          [1, 2, 1, 2]),
         ("sweep: {grid: {seed: [1, 2], client.epochs: [1]}}", ["epochs=1", "epochs=1"], [1, 2]),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -80,6 +81,14 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
     with pytest.raises(UserError, match=rf"'{name}' needs {name}, .*: pip install 'fedmomentum\[{name}\]'"):
         make_tracker(name, tmp_path)
+
+
+def test_trackers_load_nothing_before_one_is_asked_for(tmp_path: Path) -> None:
+    code = "import sys, fedmomentum.trackers; print(sorted({'torch', 'numpy', 'yaml', *%r} & set(sys.modules)))" % (
+        sorted(TRACKERS),
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_the_extras_are_those_of_the_package() -> None:

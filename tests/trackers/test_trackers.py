@@ -107,12 +107,15 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_trackers import play
 from fedmomentum.trackers import make_tracker
-play(make_tracker("wandb", Path({str(folder)!r})), resumed=False)
+tracker = make_tracker("wandb", Path({str(folder)!r}))
+tracker.round_end = lambda event, tell=tracker.round_end: (tell(event), print("hello"))
+play(tracker, resumed=False)
 """
     env = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == done.stderr == ""
+    assert (done.stdout, done.stderr) == ("hello\n" * 6, "")
+    assert not list(folder.rglob("output.log")), "what the run prints is not the tracker's"
     kept = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
     assert len(kept) == 2
     for file in kept:
