@@ -84,9 +84,8 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
 
 
 def test_trackers_load_nothing_before_one_is_asked_for(tmp_path: Path) -> None:
-    code = "import sys, fedmomentum.trackers; print(sorted({'torch', 'numpy', 'yaml', *%r} & set(sys.modules)))" % (
-        sorted(TRACKERS),
-    )
+    heavy = {"torch", "numpy", "yaml", *TRACKERS}
+    code = f"import sys, fedmomentum.trackers; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
