@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fedmomentum.report.figure import PALETTE, figure, head, save, style
-from fedmomentum.report.numbers import number
+from fedmomentum.report.numbers import number, real
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,10 +99,10 @@ def collect(series: Mapping[str, Rows], metric: str) -> list[Curve]:
     """Join the seeds of each arm and take the rounds in which the metric was measured."""
     groups: dict[str, list[Rows]] = {}
     for arm, rows in series.items():
-        groups.setdefault(_without_seed(arm), []).append(rows)
+        groups.setdefault(without_seed(arm), []).append(rows)
     curves = []
     for arm, runs in groups.items():
-        values = [{float(row["round"]): _number(row[metric]) for row in rows if metric in row} for rows in runs]
+        values = [{float(row["round"]): real(row[metric]) for row in rows if metric in row} for rows in runs]
         rounds = sorted({r for run in values for r in run if all(r in other for other in values)})
         points = [[run[r] for run in values] for r in rounds]
         mean = [math.fsum(p) / len(p) for p in points]
@@ -113,12 +113,9 @@ def collect(series: Mapping[str, Rows], metric: str) -> list[Curve]:
     return curves
 
 
-def _without_seed(arm: str) -> str:
+def without_seed(arm: str) -> str:
+    """Give the name of an arm without its seed: the name that the seeds of an arm share."""
     return re.sub(r"[\s,;/_-]*\bseed\s*[=:]?\s*\d+\b", "", arm).strip(" ,;/_-")
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
 
 
 def _looks(count: int) -> list[tuple[Any, str]]:

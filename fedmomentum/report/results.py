@@ -1,0 +1,233 @@
+"""The sections of a report that show what was measured: numbers, claims, curves, time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedmomentum.report import drawings
+from fedmomentum.report.charts import Chart, groups, mean
+from fedmomentum.report.gather import Arm, Source, mapping
+from fedmomentum.report.headline import Headline, Line, Point, total
+from fedmomentum.report.markup import Content, Html, join, number_cell, table, tag, text
+from fedmomentum.report.numbers import duration, number, real, size
+from fedmomentum.report.pieces import MOST_LINES, MOST_NAME, details, named, note, section, swatch_class
+
+
+def finding(found: Headline, name: str) -> str:
+    """Say in a sentence where the arms ended."""
+    lines = [line for line in found.lines if line.last]
+    if not lines:
+        return "Nothing was measured yet."
+    metric = found.metric.replace("_", " ")
+    parts = []
+    for i, line in enumerate(lines[:4]):
+        assert line.last is not None
+        value = f"{metric} {number(line.last.value)}" if i == 0 else number(line.last.value)
+        after = f" after {line.last.round} rounds" if i == 0 or line.last.round != lines[0].last.round else ""  # type: ignore[union-attr]
+        verb = " reached " if i == 0 else " "
+        bad = f" and diverged in round {line.diverged}" if line.diverged is not None else ""
+        parts.append(f"{text(line.name or name, most=MOST_NAME)}{verb}{value}{after}{bad}")
+    rest = f"; {len(lines) - 4} more arms" if len(lines) > 4 else ""
+    return "; ".join(parts) + rest + "."
+
+
+def headline_table(found: Headline, colours: Mapping[int, int]) -> Html:
+    """Show each group of arms in a row, the best first."""
+    metric = found.metric.replace("_", " ") or "metric"
+    reach = number(found.target)
+    seeds = any(line.seeds > 1 for line in found.lines)
+    heads: list[Content] = ["arm", *(["seeds"] if seeds else []), f"last {metric}", f"best {metric}", "in round"]
+    target = math.isfinite(found.target)
+    heads += [f"rounds to {reach}", "time to it", "bytes to it"] if target else []
+    heads += ["rounds", "time", "client updates", "failures", "bytes"]
+    rows = [_headline_row(line, colours.get(line.index), seeds, target) for line in found.lines[:MOST_LINES]]
+    words = []
+    if seeds:
+        words.append(
+            "Values of several seeds are their mean, with the lowest and highest seed under it; costs are means."
+        )
+    if target:
+        kind = "the best value of any arm" if found.up else "the lowest value of any arm, divided by 0.9"
+        words.append(f"{reach} is {'90 % of ' if found.up else ''}{kind}.")
+    if len(found.lines) > MOST_LINES:
+        words.append(f"The {MOST_LINES} best of {len(found.lines)} arms.")
+    return join([table(heads, rows, label="Headline numbers"), note(" ".join(words)) if words else None])
+
+
+def _headline_row(line: Line, colour: int | None, seeds: bool, target: bool) -> list[Content]:
+    cells: list[Content] = [tag("th", named(line.name, colour), scope="row")]
+    cells += [line.seeds] if seeds else []
+    if line.diverged is not None:
+        cells.append(number_cell(tag("span", f"diverged in round {line.diverged}", class_="bad-text")))
+    else:
+        cells.append(_value(line.last))
+    cells += [_value(line.best), line.best.round if line.best else "–"]
+    if target:
+        at = line.reached.places if line.reached else None
+        cells += (
+            [f"{at['round']:.0f}", _time(at.get("time")), _bytes(at.get("bytes"))] if at else ["not reached", "–", "–"]
+        )
+    cells += [_count(line.rounds), _time(line.seconds or None), _count(line.updates)]
+    return [*cells, _count(line.failures), _bytes(line.bytes or None)]
+
+
+def _value(point: Point | None) -> Content:
+    if point is None:
+        return "–"
+    if point.low == point.high:
+        return number(point.value)
+    spread = tag("span", f"{number(point.low)} – {number(point.high)}", class_="spread")
+    return number_cell(join([number(point.value), spread]))
+
+
+def _time(seconds: float | None) -> str:
+    return duration(seconds) if seconds is not None and math.isfinite(seconds) else "–"
+
+
+def _bytes(count: float | None) -> str:
+    return size(count) if count is not None and math.isfinite(count) else "–"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def claims(sources: Sequence[Source]) -> Html | None:
+    """Compare what ``expect:`` predicted with what was measured."""
+    rows: list[list[Content]] = []
+    held = 0
+    for source in sources:
+        found = source.status.get("expectations")
+        for claim in found if isinstance(found, list) else []:
+            claim = mapping(claim)
+            ok = claim.get("ok") is True
+            held += ok
+            predicted, measured = real(claim.get("predicted")), real(claim.get("measured"))
+            off = measured - predicted
+            verdict = tag("td", "holds" if ok else "does not hold", class_="good-text" if ok else "bad-text")
+            what = str(claim.get("text", ""))
+            cells: list[Content] = [named(source.label)] if len(sources) > 1 else []
+            cells += [tag("th" if len(sources) == 1 else "td", text(what.partition(": measured")[0], most=300))]
+            cells += [verdict, *map(_number, (predicted, measured, off))]
+            cells += [f"{off / abs(predicted):+.1%}" if predicted and math.isfinite(off) else "–"]
+            rows.append(cells)
+    if not rows:
+        return None
+    left = 2 + (len(sources) > 1)
+    heads: list[Content] = [*(["run"] if len(sources) > 1 else []), "claim", "verdict"]
+    heads += ["predicted", "measured", "difference", "relative"]
+    return section(
+        "claims",
+        "Predicted and measured",
+        tag("p", f"{held} of {len(rows)} claims hold."),
+        table(heads, rows[:MOST_LINES], label="Claims", left=left, class_="words"),
+    )
+
+
+def _number(value: float) -> str:
+    return number(value) if math.isfinite(value) else "–"
+
+
+def chart_figure(chart: Chart, data: Mapping[str, Any]) -> Html:
+    """Make the place of a chart: what it shows in words, its controls, its keys, and its values as a table."""
+    identifier = str(data["id"])
+    many = any("low" in series for series in data["series"])
+    words = [f"line: {'median' if chart.kind == 'spread' else 'mean of the seeds'}; band: {chart.band}"] if many else []
+    words += [f"{chart.left_out} more arms are in the table of headline numbers only"] if chart.left_out else []
+    axes = chart.axes
+    controls = []
+    if len(axes) > 1:
+        options = (
+            tag("label", tag("input", type="radio", name=f"{identifier}-axis", value=a, checked=i == 0), _axis(a))
+            for i, a in enumerate(axes)
+        )
+        controls.append(tag("fieldset", tag("legend", "against", class_="quiet"), *options, class_="axes"))
+    if all(y is None or y > 0 for series in data["series"] for y in series["y"]):
+        controls.append(tag("label", tag("input", type="checkbox", class_="log"), "log scale"))
+    keys = (
+        tag("button", tag("span", class_=swatch_class(s.index)), tag("bdi", text(s.curve.name, most=60)),
+            type="button", aria_pressed="true", data_series=i)
+        for i, s in enumerate(chart.series)
+    )  # fmt: skip
+    label = f"{chart.title}: {len(chart.series)} {'curve' if len(chart.series) == 1 else 'curves'}"
+    return tag(
+        "figure",
+        tag("figcaption", tag("h3", chart.title), note("; ".join(words)) if words else None),
+        tag("div", *controls, class_="controls") if controls else None,
+        tag(
+            "div", class_="plot", tabindex=0, role="application", aria_roledescription="chart",
+            aria_label=f"{label}. Left and right arrow keys read its values; they are also in the table below.",
+        ),
+        tag("div", class_="said", aria_live="polite"),
+        tag("div", *keys, class_="keys", role="group", aria_label="Curves; press to hide or show"),
+        details("Values as a table", _values(chart)),
+        id=identifier,
+        class_="chart",
+    )  # fmt: skip
+
+
+def _axis(axis: str) -> str:
+    return {"round": "rounds", "time": "time", "simulated": "simulated time", "bytes": "bytes"}[axis]
+
+
+def _values(chart: Chart, most: int = 25) -> Html:
+    rounds = sorted({r for series in chart.series for r in series.curve.rounds})
+    kept = [rounds[i * (len(rounds) - 1) // (most - 1)] for i in range(most)] if len(rounds) > most else rounds
+    found = [dict(zip(s.curve.rounds, s.curve.mean, strict=True)) for s in chart.series]
+    rows = [[f"{r:.0f}", *(_cell(values, r) for values in found)] for r in kept]
+    heads: list[Content] = ["round", *(named(series.curve.name) for series in chart.series)]
+    words = f"{most} of {len(rounds)} rounds." if len(rounds) > most else ""
+    return join([table(heads, rows, label=chart.title), note(words) if words else None])
+
+
+def _cell(values: Mapping[float, float], r: float) -> str:
+    if r not in values:
+        return ""
+    return number(values[r]) if math.isfinite(values[r]) else "not finite"
+
+
+def time_profile(arms: Sequence[Arm], colours: Mapping[int, int]) -> Html | None:
+    """Show where the time of each group of arms went, phase by phase."""
+    found: dict[str, dict[str, float]] = {}
+    order: dict[str, None] = {}
+    for name, members in groups(arms).items():
+        keys = dict.fromkeys(key for arm in members for row in arm.rows for key in row if key.startswith("seconds_"))
+        parts = {key.removeprefix("seconds_"): mean([total(arm, key) for arm in members]) for key in keys}
+        rest = mean([total(arm, "seconds") for arm in members]) - math.fsum(parts.values())
+        if parts:
+            found[name] = parts | ({"other": rest} if rest > 0.005 * math.fsum(parts.values()) else {})
+            order |= dict.fromkeys(found[name])
+    if not found:
+        return None
+    phases = [phase for phase in order if phase != "other"] + (["other"] if "other" in order else [])
+    sums = {name: math.fsum(parts.values()) for name, parts in found.items()}
+    longest = max(sums.values())
+    index = {name: i for i, name in enumerate(groups(arms))}
+    bars = []
+    for name, parts in found.items():
+        if index[name] in colours:
+            label = f"{text(name, most=MOST_NAME)}: {duration(sums[name])}"
+            bar = drawings.stack({p: parts[p] for p in phases if p in parts}, longest, phases, label)
+            bars.append(tag("div", tag("span", named(name), class_="who"), bar, class_="row"))
+    rows = [
+        [named(name), *(_share(parts.get(phase), sums[name]) for phase in phases), duration(sums[name])]
+        for name, parts in list(found.items())[:MOST_LINES]
+    ]
+    legend = drawings.key((drawings.kind(i), phase.replace("_", " ")) for i, phase in enumerate(phases))
+    heads: list[Content] = ["arm", *(phase.replace("_", " ") for phase in phases), "all"]
+    return section(
+        "time",
+        "Where the time went",
+        tag("figure", tag("div", *bars, drawings.ends("0 s", duration(longest)), class_="strips"), legend),
+        table(heads, rows, label="Seconds of each phase"),
+    )
+
+
+def _share(seconds: float | None, whole: float) -> Content:
+    if seconds is None:
+        return "–"
+    return number_cell(
+        join([f"{seconds:.3g} s", tag("span", f"{seconds / whole:.1%}" if whole else "", class_="spread")])
+    )
