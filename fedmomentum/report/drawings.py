@@ -78,9 +78,10 @@ def partition_bars(counts: Counts, label: str) -> Html:
             for c, row in enumerate(counts)
         ]
     words = [f"{a}" if b - a == 1 else f"{a}–{b - 1}" for a, b in pairwise(edges)]
-    axis = (
-        ends("client 0", f"client {clients - 1}") if not binned else ends("", "", "clients, by their commonest class")
-    )
+    tallest = f"highest bar: {int(counts.sum(1).max()):,} examples"
+    axis = ends("client 0", f"client {clients - 1}", tallest)
+    if binned:
+        axis = ends("", "", "shares of classes; clients in the order of their commonest class")
     return join(
         [
             picture(len(values), 100, *shapes, label=label, class_="bars"),

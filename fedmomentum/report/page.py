@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -25,13 +25,16 @@ STYLES = ("uplot-1.6.32.min.css", "report.css")
 SCRIPTS = ("uplot-1.6.32.min.js", "report.js")
 
 
-def write_report(runs: Sequence[Run], out: Path, *, plots: bool = True) -> list[Path]:
+def write_report(
+    runs: Sequence[Run], out: Path, *, plots: bool = True, written: Callable[[Path], object] = lambda path: None
+) -> list[Path]:
     """Write a report of one or several runs, and each of its plots as PNG and SVG beside it.
 
     Args:
         runs: what to report, in the order of the columns.
         out: the HTML file; folders are made where they are missing.
-        plots: whether to draw the plots, into ``<name of out>-plots``.
+        plots: whether to draw the plots, into ``<name of out>-plots``. They take longer than the report.
+        written: called when the HTML file is there.
 
     Returns:
         The HTML file, then the pictures.
@@ -46,13 +49,14 @@ def write_report(runs: Sequence[Run], out: Path, *, plots: bool = True) -> list[
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, html)
+        written(out)
         if not plots:
             return [out]
-        from fedmomentum.report.pictures import draw_charts
+        from fedmomentum.report.pictures import draw_plots
 
-        return [out, *draw_charts(sources, drawn, out.with_name(f"{out.stem}-plots"))]
+        return [out, *draw_plots(sources, drawn, out.with_name(f"{out.stem}-plots"))]
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from error
 
 
 def page(sources: Sequence[Source]) -> tuple[str, list[Chart]]:

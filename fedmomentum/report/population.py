@@ -23,33 +23,21 @@ PICTURE_BYTES = 300_000
 
 def partitions(sources: Sequence[Source]) -> Html | None:
     """Show who holds what: the first few splits as pictures, all of them in numbers."""
-    import numpy as np
-
     pictures: list[Html] = []
     rows: list[list[Content]] = []
     for source in sources:
         for record in source.partitions:
-            arms = record.get("arms")
-            names = [str(arm) for arm in arms if arm] if isinstance(arms, list) else []
-            where = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-            label = (
-                ": ".join(part for part in (source.label if len(sources) > 1 else "", where) if part) or source.label
-            )
+            label = split_label(source, record, len(sources))
             facts = mapping(record.get("summary"))
             rows.append([named(label), *(_fact(facts.get(key)) for key in FACTS)])
-            try:
-                counts = np.asarray(record.get("counts") or [], dtype=np.int64)
-            except (ValueError, TypeError, OverflowError):
-                continue
-            if len(pictures) < MOST_PICTURES and counts.ndim == 2 and counts.size and counts.min() >= 0:
+            counts = class_counts(record)
+            if counts is not None and len(pictures) < MOST_PICTURES:
                 title = f"Examples of each class on each client, {text(label, most=MOST_NAME)}"
-                pictures.append(
-                    tag(
-                        "figure", tag("figcaption", named(label)), drawings.partition_bars(counts, title), _held(counts)
-                    )
-                )
-        if source.partitions and not any(mapping(r).get("counts") for r in source.partitions):
-            pictures += [image for image in [_embedded(source)] if image]
+                bars = drawings.partition_bars(counts, title)
+                pictures.append(tag("figure", tag("figcaption", named(label)), bars, _held(counts)))
+        if source.partitions and all(class_counts(record) is None for record in source.partitions):
+            image = _embedded(source)
+            pictures += [image] if image else []
     if not rows:
         return None
     heads: list[Content] = ["arms", *FACTS.values()]
@@ -64,6 +52,25 @@ def partitions(sources: Sequence[Source]) -> Html | None:
             "class distribution."
         ),
     )
+
+
+def split_label(source: Source, record: Mapping[str, Any], runs: int) -> str:
+    """Name a partition by the arms that share it."""
+    arms = record.get("arms")
+    names = [str(arm) for arm in arms if arm] if isinstance(arms, list) else []
+    where = "; ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return ": ".join(part for part in (source.label if runs > 1 else "", where) if part) or source.label
+
+
+def class_counts(record: Mapping[str, Any]) -> drawings.Counts | None:
+    """Give the ``[C, classes]`` examples of a partition; None where they were not kept or are no such table."""
+    import numpy as np
+
+    try:
+        counts = np.asarray(record.get("counts") or [], dtype=np.int64)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return counts if counts.ndim == 2 and counts.size and counts.min() >= 0 else None
 
 
 FACTS = {
@@ -166,16 +173,15 @@ def participation(arms: Sequence[Arm]) -> Html | None:
 
 def _heat(part: Participation) -> Html:
     times, lost = part.times_replied, part.times_failed
+    tall, wide = part.bins
     never = int(((times + lost) == 0).sum())
     count = len(part.clients)
     chosen = times + lost
-    words = (
-        f"{count:,} clients, {part.rounds:,} rounds; each was chosen {chosen.min():,} to {chosen.max():,} times, "
-        f"{int(never)} never; {int(lost.sum()):,} of {int(chosen.sum()):,} replies were not used."
-    )
-    names = ", ".join(part.arms[:6]) + (f" and {len(part.arms) - 6} more" if len(part.arms) > 6 else "")
-    tall, wide = part.bins
-    shared = f" A cell is {tall} clients by {wide} rounds." if tall * wide > 1 else ""
+    words = [f"{count:,} clients", f"{part.rounds:,} rounds", f"each chosen {chosen.min():,} to {chosen.max():,} times"]
+    words += [f"{never:,} of them never"] if never else []
+    words += [f"{int(lost.sum()):,} of {int(chosen.sum()):,} replies not used"] if lost.sum() else ["every reply used"]
+    words += [f"a cell is {tall} clients by {wide} rounds"] if tall * wide > 1 else []
+    names = "; ".join(part.arms[:6]) + (f" and {len(part.arms) - 6} more" if len(part.arms) > 6 else "")
     label = f"Participation of {count} clients in {part.rounds} rounds; the numbers are in the table below"
     order = (
         sorted(range(count), key=lambda i: (-int(lost[i]), int(times[i])))[:MOST_LINES]
@@ -185,13 +191,21 @@ def _heat(part: Participation) -> Html:
     rows = [[f"{part.clients[i]}", f"{chosen[i]}", f"{times[i]}", f"{lost[i]}"] for i in order]
     top = f"The {MOST_LINES} clients with the most failures or the fewest rounds." if count > MOST_LINES else ""
     entries = [("h5", "took part"), ("bad2", "reply not used")] if lost.sum() else [("h5", "took part")]
-    first, last = (f"client {part.clients[i]}" for i in (0, -1))
+    first, last = (f"{part.clients[i]}" for i in (0, -1))
     return tag(
         "figure",
-        tag("figcaption", named(names), note(words + shared)),
-        tag("div", tag("span", first), tag("span", last), class_="side", aria_hidden="true"),
-        drawings.heat_map(*part.cells(), label),
-        drawings.ends("round 1", f"round {part.rounds}"),
+        tag(
+            "figcaption",
+            named(names),
+            note("Clients from top to bottom, rounds from left to right: ", ", ".join(words) + "."),
+        ),
+        tag(
+            "div",
+            tag("div", tag("span", first), tag("span", last), class_="side", aria_hidden="true"),
+            drawings.heat_map(*part.cells(), label),
+            drawings.ends("round 1", f"round {part.rounds}"),
+            class_="map",
+        ),
         drawings.key(entries),
         details(
             "Values as a table",

@@ -29,7 +29,7 @@ def setting(sources: Sequence[Source]) -> Html:
                 [named(str(name)), tag("td", text(describe(changes), most=MOST_VALUE))]
                 for name, changes in arms.items()
             ]
-            title = f"What the arms change{f', {source.label}' if len(sources) > 1 else ''}"
+            title = f"What differs between the arms{f', {source.label}' if len(sources) > 1 else ''}"
             heads: list[Content] = ["arm", "its settings"]
             parts += [tag("h3", title), table(heads, rows[:MOST_LINES], label=title, left=2, class_="words")]
     return section("setting", "Setting", *parts)
@@ -78,7 +78,7 @@ def _side_by_side(sources: Sequence[Source], columns: Sequence[Mapping[str, str]
         differ = "differs" if len(set(values)) > 1 else None
         cells = (tag("td", text(value, most=MOST_VALUE), class_=differ) for value in values)
         rows.append([tag("th", key, scope="row"), *cells])
-    heads: list[Content] = ["", *(named(source.label) for source in sources)]
+    heads: list[Content] = ["", *(named(source.label) for source in sources)] if len(sources) > 1 else ["", ""]
     return table(heads, rows, label=label, left=len(heads), class_="words")
 
 

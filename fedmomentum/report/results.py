@@ -8,11 +8,14 @@ from typing import Any
 
 from fedmomentum.report import drawings
 from fedmomentum.report.charts import Chart, groups, mean
-from fedmomentum.report.gather import Arm, Source, mapping
+from fedmomentum.report.gather import Arm, Source
 from fedmomentum.report.headline import Headline, Line, Point, total
 from fedmomentum.report.markup import Content, Html, join, number_cell, table, tag, text
 from fedmomentum.report.numbers import duration, number, real, size
 from fedmomentum.report.pieces import MOST_LINES, MOST_NAME, details, named, note, section, swatch_class
+
+PHASES = ("configure", "train", "aggregate", "evaluate_clients", "evaluate", "checkpoint")
+"""The parts of a round, in their order."""
 
 
 def finding(found: Headline, name: str) -> str:
@@ -34,43 +37,53 @@ def finding(found: Headline, name: str) -> str:
 
 
 def headline_table(found: Headline, colours: Mapping[int, int]) -> Html:
-    """Show each group of arms in a row, the best first."""
+    """Show where each group of arms ended, the best first, and what that cost."""
     metric = found.metric.replace("_", " ") or "metric"
-    reach = number(found.target)
+    lines = found.lines[:MOST_LINES]
     seeds = any(line.seeds > 1 for line in found.lines)
-    heads: list[Content] = ["arm", *(["seeds"] if seeds else []), f"last {metric}", f"best {metric}", "in round"]
-    target = math.isfinite(found.target)
-    heads += [f"rounds to {reach}", "time to it", "bytes to it"] if target else []
-    heads += ["rounds", "time", "client updates", "failures", "bytes"]
-    rows = [_headline_row(line, colours.get(line.index), seeds, target) for line in found.lines[:MOST_LINES]]
+    names = [tag("th", named(line.name, colours.get(line.index)), scope="row") for line in lines]
+    heads: list[Content] = ["arm", f"last {metric}", f"best {metric}", "in round"]
     words = []
+    if math.isfinite(found.target):
+        reach = number(found.target)
+        heads += [f"rounds to {reach}", "time to it", "bytes to it"]
+        words.append(f"{reach} is {'90 % of the best value' if found.up else 'the lowest value over 0.9'}.")
     if seeds:
-        words.append(
-            "Values of several seeds are their mean, with the lowest and highest seed under it; costs are means."
-        )
-    if target:
-        kind = "the best value of any arm" if found.up else "the lowest value of any arm, divided by 0.9"
-        words.append(f"{reach} is {'90 % of ' if found.up else ''}{kind}.")
+        words.insert(0, "Values of several seeds are their mean, with the lowest and highest seed under it.")
     if len(found.lines) > MOST_LINES:
         words.append(f"The {MOST_LINES} best of {len(found.lines)} arms.")
-    return join([table(heads, rows, label="Headline numbers"), note(" ".join(words)) if words else None])
+    results = [[name, *_results(line, len(heads) > 4)] for name, line in zip(names, lines, strict=True)]
+    cost_heads: list[Content] = ["arm", *(["seeds"] if seeds else []), "rounds", "time", "client updates", "per second"]
+    cost_heads += ["failures", "bytes"]
+    costs = [[name, *([line.seeds] if seeds else []), *_costs(line)] for name, line in zip(names, lines, strict=True)]
+    return join(
+        [
+            table(heads, results, label="Headline numbers"),
+            note(" ".join(words)) if words else None,
+            tag("h3", "Cost of a run" if not seeds else "Cost of a run, mean over the seeds"),
+            table(cost_heads, costs, label="Cost"),
+        ]
+    )
 
 
-def _headline_row(line: Line, colour: int | None, seeds: bool, target: bool) -> list[Content]:
-    cells: list[Content] = [tag("th", named(line.name, colour), scope="row")]
-    cells += [line.seeds] if seeds else []
+def _results(line: Line, target: bool) -> list[Content]:
+    cells: list[Content] = [_value(line.last), _value(line.best), line.best.round if line.best else "–"]
     if line.diverged is not None:
-        cells.append(number_cell(tag("span", f"diverged in round {line.diverged}", class_="bad-text")))
-    else:
-        cells.append(_value(line.last))
-    cells += [_value(line.best), line.best.round if line.best else "–"]
-    if target:
-        at = line.reached.places if line.reached else None
-        cells += (
-            [f"{at['round']:.0f}", _time(at.get("time")), _bytes(at.get("bytes"))] if at else ["not reached", "–", "–"]
-        )
-    cells += [_count(line.rounds), _time(line.seconds or None), _count(line.updates)]
-    return [*cells, _count(line.failures), _bytes(line.bytes or None)]
+        cells[0] = number_cell(tag("span", f"diverged in round {line.diverged}", class_="bad-text"))
+    if not target:
+        return cells
+    if line.reached is None:
+        return [*cells, "not reached", "–", "–"]
+    at = line.reached.places
+    return [*cells, line.reached.round, _time(at.get("time")), _bytes(at.get("bytes"))]
+
+
+def _costs(line: Line) -> list[Content]:
+    rate = f"{line.updates / line.seconds:,.3g}" if line.seconds > 0 and line.updates else "–"
+    return [
+        _count(line.rounds), _time(line.seconds or None), _count(line.updates), rate, _count(line.failures),
+        _bytes(line.bytes or None),
+    ]  # fmt: skip
 
 
 def _value(point: Point | None) -> Content:
@@ -98,36 +111,49 @@ def claims(sources: Sequence[Source]) -> Html | None:
     """Compare what ``expect:`` predicted with what was measured."""
     rows: list[list[Content]] = []
     held = 0
-    for source in sources:
-        found = source.status.get("expectations")
-        for claim in found if isinstance(found, list) else []:
-            claim = mapping(claim)
-            ok = claim.get("ok") is True
-            held += ok
-            predicted, measured = real(claim.get("predicted")), real(claim.get("measured"))
-            off = measured - predicted
-            verdict = tag("td", "holds" if ok else "does not hold", class_="good-text" if ok else "bad-text")
-            what = str(claim.get("text", ""))
-            cells: list[Content] = [named(source.label)] if len(sources) > 1 else []
-            cells += [tag("th" if len(sources) == 1 else "td", text(what.partition(": measured")[0], most=300))]
-            cells += [verdict, *map(_number, (predicted, measured, off))]
-            cells += [f"{off / abs(predicted):+.1%}" if predicted and math.isfinite(off) else "–"]
-            rows.append(cells)
+    made = [(source, claim) for source in sources for claim in _claims(source)]
+    allowed = any("tolerance" in claim for _, claim in made)
+    for source, claim in made:
+        ok = claim.get("ok") is True
+        held += ok
+        predicted, measured = real(claim.get("predicted")), real(claim.get("measured"))
+        off = measured - predicted
+        verdict = tag("td", "holds" if ok else "does not hold", class_="good-text" if ok else "bad-text")
+        what = str(claim.get("text", ""))
+        cells: list[Content] = [named(source.label)] if len(sources) > 1 else []
+        cells += [tag("th" if len(sources) == 1 else "td", text(what.rpartition(": measured")[0] or what, most=300))]
+        cells += [verdict, _number(predicted)]
+        cells += [_number(real(claim.get("tolerance")))] if allowed else []
+        cells += [_number(measured), _signed(off)]
+        cells += [_signed(off / abs(predicted), percent=True) if predicted else "–"]
+        rows.append(cells)
     if not rows:
         return None
     left = 2 + (len(sources) > 1)
     heads: list[Content] = [*(["run"] if len(sources) > 1 else []), "claim", "verdict"]
-    heads += ["predicted", "measured", "difference", "relative"]
+    heads += ["predicted", *(["tolerance"] if allowed else []), "measured", "difference", "relative"]
     return section(
         "claims",
         "Predicted and measured",
         tag("p", f"{held} of {len(rows)} claims hold."),
-        table(heads, rows[:MOST_LINES], label="Claims", left=left, class_="words"),
+        table(heads, rows[:MOST_LINES], label="Claims", left=left, class_="words claims"),
     )
+
+
+def _claims(source: Source) -> list[dict[str, Any]]:
+    found = source.status.get("expectations")
+    return [claim for claim in found if isinstance(claim, dict)] if isinstance(found, list) else []
 
 
 def _number(value: float) -> str:
     return number(value) if math.isfinite(value) else "–"
+
+
+def _signed(value: float, *, percent: bool = False) -> str:
+    if not math.isfinite(value):
+        return "–"
+    size = f"{abs(value):.1%}" if percent else number(abs(value))
+    return f"{'−' if value < 0 else '+'}{size}"
 
 
 def chart_figure(chart: Chart, data: Mapping[str, Any]) -> Html:
@@ -188,20 +214,32 @@ def _cell(values: Mapping[float, float], r: float) -> str:
     return number(values[r]) if math.isfinite(values[r]) else "not finite"
 
 
-def time_profile(arms: Sequence[Arm], colours: Mapping[int, int]) -> Html | None:
-    """Show where the time of each group of arms went, phase by phase."""
-    found: dict[str, dict[str, float]] = {}
-    order: dict[str, None] = {}
+def phases(arms: Sequence[Arm]) -> dict[str, dict[str, float]]:
+    """Give the seconds of each phase of a round, summed over the rounds of a run, by group: means over the seeds.
+
+    What the phases leave of a round's time is ``other``, where it is more than half a percent. Phases come in the order
+    of the round.
+    """
+    found = {}
     for name, members in groups(arms).items():
         keys = dict.fromkeys(key for arm in members for row in arm.rows for key in row if key.startswith("seconds_"))
         parts = {key.removeprefix("seconds_"): mean([total(arm, key) for arm in members]) for key in keys}
         rest = mean([total(arm, "seconds") for arm in members]) - math.fsum(parts.values())
         if parts:
             found[name] = parts | ({"other": rest} if rest > 0.005 * math.fsum(parts.values()) else {})
-            order |= dict.fromkeys(found[name])
+    order = [phase for phase in dict.fromkeys(p for parts in found.values() for p in parts) if phase not in PHASES]
+    order = [*PHASES, *sorted(order, key=lambda phase: phase == "other")]
+    return {name: {phase: parts[phase] for phase in order if phase in parts} for name, parts in found.items()}
+
+
+def time_profile(arms: Sequence[Arm], colours: Mapping[int, int]) -> Html | None:
+    """Show where the time of each group of arms went, phase by phase."""
+    found = phases(arms)
     if not found:
         return None
-    phases = [phase for phase in order if phase != "other"] + (["other"] if "other" in order else [])
+    seen = {phase for parts in found.values() for phase in parts}
+    order = [phase for phase in PHASES if phase in seen]
+    order += [phase for phase in dict.fromkeys(p for parts in found.values() for p in parts) if phase not in PHASES]
     sums = {name: math.fsum(parts.values()) for name, parts in found.items()}
     longest = max(sums.values())
     index = {name: i for i, name in enumerate(groups(arms))}
@@ -209,14 +247,14 @@ def time_profile(arms: Sequence[Arm], colours: Mapping[int, int]) -> Html | None
     for name, parts in found.items():
         if index[name] in colours:
             label = f"{text(name, most=MOST_NAME)}: {duration(sums[name])}"
-            bar = drawings.stack({p: parts[p] for p in phases if p in parts}, longest, phases, label)
+            bar = drawings.stack(parts, longest, order, label)
             bars.append(tag("div", tag("span", named(name), class_="who"), bar, class_="row"))
     rows = [
-        [named(name), *(_share(parts.get(phase), sums[name]) for phase in phases), duration(sums[name])]
+        [named(name), *(_share(parts.get(phase), sums[name]) for phase in order), duration(sums[name])]
         for name, parts in list(found.items())[:MOST_LINES]
     ]
-    legend = drawings.key((drawings.kind(i), phase.replace("_", " ")) for i, phase in enumerate(phases))
-    heads: list[Content] = ["arm", *(phase.replace("_", " ") for phase in phases), "all"]
+    legend = drawings.key((drawings.kind(i), phase.replace("_", " ")) for i, phase in enumerate(order))
+    heads: list[Content] = ["arm", *(phase.replace("_", " ") for phase in order), "all"]
     return section(
         "time",
         "Where the time went",

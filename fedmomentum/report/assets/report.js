@@ -93,7 +93,7 @@
         if (s.low && show) bands.push({ series: [3 * i + 3, 3 * i + 2], fill: `${stroke}29` });
       });
       const axis = {
-        stroke: ink, font, labelFont: font, labelSize: 18, labelGap: 0,
+        stroke: ink, font, labelFont: font, labelSize: 14, labelGap: 0,
         grid: { stroke: rule, width: 1 }, ticks: { stroke: rule, width: 1, size: 4 },
       };
       const low = this.data.key.endsWith("accuracy");
@@ -115,7 +115,7 @@
         },
         axes: [
           {
-            ...axis, grid: { show: false }, label: this.data.axes[this.axis], size: 34, space: 60,
+            ...axis, grid: { show: false }, label: this.data.axes[this.axis], size: 24, space: 60,
             values: this.axis === "bytes" ? (_, ticks) => ticks.map(bytes) : undefined,
             incrs: this.axis === "round" ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 1e5, 1e6] : undefined,
           },
