@@ -91,19 +91,18 @@ def ours(model: str, rounds: int, *, engine: str, workers: int = 2) -> list[floa
     import numpy as np
 
     if engine == "ray":
-        from fedmomentum.simulation.ray_executor import RayExecutor, start_ray
+        from fedmomentum.simulation.ray_pool import RayPoolStart
 
-        start_ray(None, cpus=workers)
+        starting = RayPoolStart(workers=workers)
     from fedmomentum.clients.network import Network
     from fedmomentum.clients.spec import ClientSpec, ModelSpec
     from fedmomentum.clients.worker import Worker
-    from fedmomentum.strategies import FedAvg
-
     from fedmomentum.data import Dataset, FederatedData, Partition
     from fedmomentum.simulation.executor import InlineExecutor
     from fedmomentum.simulation.flower import to_record
     from fedmomentum.simulation.grid import SimulationGrid
     from fedmomentum.simulation.loop import run_rounds
+    from fedmomentum.strategies import FedAvg
 
     parts = [client_data(c) for c in range(CLIENTS)]
     x, y = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
@@ -115,12 +114,19 @@ def ours(model: str, rounds: int, *, engine: str, workers: int = 2) -> list[floa
         batch_size=BATCH,
     )
     make = partial(Worker, spec)
-    executor = RayExecutor(make, data, workers=workers) if engine == "ray" else InlineExecutor(make, data)
+    if engine == "ray":
+        from fedmomentum.simulation.ray_executor import RayExecutor
+
+        executor = RayExecutor(make, data, pool=starting.pool())
+    else:
+        executor = InlineExecutor(make, data)
     ends: list[float] = []
     arrays = to_record({n: t.detach().numpy() for n, t in Network(spec.model).tree().items()})
     grid = SimulationGrid(executor, spec, data.sizes)
     run_rounds(FedAvg(fraction_evaluate=0.0), grid, arrays, rounds, after_round=lambda *_: ends.append(time.time()))
     executor.close()
+    if engine == "ray":
+        starting.close()
     return ends
 
 

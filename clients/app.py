@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-from fedmomentum.clients.block import Arrays, BlockTask
-from fedmomentum.clients.spec import ClientSpec
-from fedmomentum.clients.worker import Worker
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedmomentum.clients.block import Arrays, BlockTask
+from fedmomentum.clients.spec import ClientSpec
+from fedmomentum.clients.worker import Worker
 from fedmomentum.data import FederatedData
 from fedmomentum.protocol import ARRAYS, METRICS, SERVER_ROUND
 from fedmomentum.trees import State

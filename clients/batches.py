@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from fedmomentum.clients.spec import ClientSpec
 from numpy.typing import NDArray
 
+from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.streams import stream
 
 

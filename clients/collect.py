@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from fedmomentum.clients.block import Arrays, BlockResult
-from fedmomentum.clients.mean import RunningMean
 from torch import Tensor
 
+from fedmomentum.clients.block import Arrays, BlockResult
+from fedmomentum.clients.mean import RunningMean
 from fedmomentum.events import Failure
 from fedmomentum.protocol import NUM_EXAMPLES
 from fedmomentum.trees import State, Tree

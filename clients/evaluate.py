@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from fedmomentum.clients.network import Network
 from torch import Tensor
 
+from fedmomentum.clients.network import Network
 from fedmomentum.models.objective import correct, losses
 
 

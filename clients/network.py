@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from fedmomentum.clients.spec import ModelSpec
 from torch import Tensor, nn
 
 from fedmomentum import models
+from fedmomentum.clients.spec import ModelSpec
 from fedmomentum.trees import Tree, cast_like, same_layout
 
 

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value, vmap
+
 from fedmomentum.clients.batches import plan
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import Collector, Records
@@ -15,9 +18,6 @@ from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec
-from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap
-
 from fedmomentum.models.objective import losses
 from fedmomentum.protocol import ARRAYS
 from fedmomentum.trees import State, Tree, expand, stack, unstack

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fedmomentum.clients.spec import Vectorize
 from torch import nn
 
+from fedmomentum.clients.spec import Vectorize
 from fedmomentum.errors import UserError
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

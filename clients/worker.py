@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 
 import torch
+
 from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
 from fedmomentum.clients.collect import Collector, Records, to_records
 from fedmomentum.clients.evaluate import evaluate
@@ -16,7 +17,6 @@ from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.clients.stacked import StackedTrainer
 from fedmomentum.clients.vectorize import choose
-
 from fedmomentum.data import FederatedData
 from fedmomentum.optim import chain, clip_by_norm, make_rule
 from fedmomentum.protocol import ARRAYS

@@ -17,8 +17,8 @@ if not (Path(__file__).parent / "strategies").is_dir() and (_root / "strategies"
 
 
 def __getattr__(name: str) -> object:
-    """Load ``fm.run``, ``fm.load_run`` and ``fm.Result`` when they are first asked for."""
-    if name in ("run", "Result"):
+    """Load ``fm.run``, ``fm.resume``, ``fm.load_run`` and ``fm.Result`` when they are first asked for."""
+    if name in ("run", "resume", "Result"):
         from fedmomentum import api
 
         return getattr(api, name)

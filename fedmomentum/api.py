@@ -4,51 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from fedmomentum import scenario as scenarios
 from fedmomentum.errors import UserError
-from fedmomentum.events import End, Listener, Start
-from fedmomentum.runs import Recorder, RunFolder, provenance
+from fedmomentum.events import Listener
+from fedmomentum.running import Result, Running
+from fedmomentum.runs import RunFolder, load_run
+from fedmomentum.runs.folder import RESOLVED
+from fedmomentum.runs.resuming import same_science
 
-if TYPE_CHECKING:
-    from fedmomentum.build import Federation
-    from fedmomentum.data import Dataset
-    from fedmomentum.scenario import Arm, LoadedScenario
-    from fedmomentum.simulation.executor import Executor
-
-
-MOST_COUNTS = 1000
-"""Clients up to which the class counts of each go into the run folder."""
-
-
-@dataclass
-class Result:
-    """What a run gave, and where it lies.
-
-    Attributes:
-        name: of the scenario.
-        folder: the run folder.
-        arms: rows of metrics by arm, one a round (round 0 is the model at the start); a scenario that compares nothing
-            has one arm, ``""``.
-        status: ``finished``, ``interrupted`` or ``failed``.
-        expectations: the claims of ``expect:`` with what was measured.
-        warnings: what a user should know.
-    """
-
-    name: str
-    folder: Path
-    arms: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    status: str = "running"
-    expectations: list[Any] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """Every row of every arm: ``pandas.DataFrame(result.metrics)`` is a table."""
-        return [{"arm": arm, **row} for arm, rows in self.arms.items() for row in rows]
+__all__ = ["Result", "resume", "run"]
 
 
 def run(
@@ -69,176 +35,28 @@ def run(
     Raises:
         UserError: the scenario, or something that it names, is not as it should be; nothing was run then.
     """
-    loaded = scenarios.load(path, list(overrides))
-    run_of = _Run(loaded, out, listeners)
-    try:
-        run_of.go()
-    finally:
-        run_of.close()
-    return run_of.result
+    return Running(scenarios.load(path, list(overrides)), listeners, out=out).go()
 
 
-class _Run:
-    """One run: its folder, its listeners, and workers that arms share where they can."""
+def resume(
+    path: str | os.PathLike[str], *, overrides: Sequence[str] = (), listeners: Sequence[Listener] = ()
+) -> Result:
+    """Go on with a run from its last checkpoint, to the same bits as if it had never stopped.
 
-    def __init__(self, loaded: LoadedScenario, out: str | os.PathLike[str], listeners: Sequence[Listener]) -> None:
-        self.loaded, self.out = loaded, out
-        self.listeners = list(listeners)
-        self.datasets: dict[str, Dataset] = {}
-        self.executor: Executor | None = None
-        self._executor_key: object = None
-        self._owns_ray = False
-        self.result: Result
+    Args:
+        path: a run folder.
+        overrides: may change where and how the run is carried on (``engine.*``, ``checkpoint.*``) and extend it
+            (``rounds``); every other setting is part of what the checkpoint belongs to.
+        listeners: hear of every round.
 
-    def go(self) -> None:
-        """Run every arm, then draw the pictures and check the claims."""
-        self._start_ray()
-        from fedmomentum.build import build
-
-        arms = self.loaded.arms
-        federations = {
-            arm.name: build(arm.scenario, datasets=self.datasets) for arm in arms
-        }  # all faults before any work
-        name = self.loaded.scenario.name
-        self.folder = RunFolder.create(
-            self.out, name, scenario_text=self.loaded.text, resolved=self.loaded.resolved(), hash=self.loaded.hash
-        )
-        self.result = Result(name, self.folder.path)
-        checksums = {f.scenario.data.name: f.checksum for f in federations.values()}
-        self.folder.write_provenance(provenance(data=checksums))
-        self.listeners.insert(0, Recorder(self.folder))
-        try:
-            for arm in arms:
-                self._arm(arm, federations[arm.name])
-            status = "finished"
-        except KeyboardInterrupt:
-            status = "interrupted"
-        except BaseException:
-            self.result.status = "failed"
-            self.folder.set_status("failed")
-            raise
-        self.result.status = status
-        rounds_done = max((int(row["round"]) for rows in self.result.arms.values() for row in rows), default=0)
-        self.folder.set_status(status, rounds_done=rounds_done)
-        self._draw(federations)
-        if status == "finished":
-            self.result.expectations = scenarios.check_expectations(self.loaded, self.result.arms)
-            self.folder.set_status(expectations=[asdict(claim) for claim in self.result.expectations] or None)
-
-    def _start_ray(self) -> None:
-        """Start Ray before torch is imported: its processes come up while this one imports."""
-        engines = [arm.scenario.engine for arm in self.loaded.arms if arm.scenario.engine.name == "ray"]
-        if engines:
-            from fedmomentum.simulation.ray_executor import start_ray
-
-            workers = max(0 if e.workers == "auto" else e.workers * e.cpus for e in engines)
-            cores = os.cpu_count() or 1
-            self._owns_ray = start_ray(
-                engines[0].address, cpus=None if engines[0].address else max(cores, int(workers))
-            )
-
-    def _workers(self, arm: Arm, federation: Federation) -> Executor:
-        """Give the workers of an arm: those of the one before, where both hold the same data and clients."""
-        from fedmomentum.build import build_executor
-
-        s = arm.scenario
-        key = (s.seed, s.data, s.model, s.client, s.engine)
-        if self.executor is None or key != self._executor_key:
-            if self.executor is not None:
-                self.executor.close()
-            self.executor, self._executor_key = build_executor(federation), key
-        return self.executor
-
-    def _arm(self, arm: Arm, federation: Federation) -> None:
-        from fedmomentum.simulation.flower import to_arrays
-        from fedmomentum.simulation.loop import run_rounds
-
-        executor = self._workers(arm, federation)
-        grid = federation.grid(executor)
-        rows = self.result.arms.setdefault(arm.name, [])
-        listeners = [*self.listeners, _Rows(rows)]
-        facts = {**federation.facts(), **executor.facts()}
-        for listener in listeners:
-            listener.start(Start(self.result.name, arm.scenario.rounds, 1, arm.name, facts))
-        latest: list[Any] = [federation.initial_arrays()]
-        status, message = "failed", ""
-        try:
-            run_rounds(
-                federation.strategy,
-                grid,
-                latest[0],
-                arm.scenario.rounds,
-                evaluate=federation.evaluate,
-                listeners=listeners,
-                arm=arm.name,
-                after_round=lambda _, arrays: latest.__setitem__(0, arrays),
-            )
-            status = "finished"
-        except KeyboardInterrupt:
-            status, message = "interrupted", "stopped by Ctrl-C"
-            raise
-        except Exception as error:
-            message = f"{type(error).__name__}: {error}"
-            if type(error).__module__.startswith("flwr.serverapp") or hasattr(error, "quorum"):
-                raise UserError(f"round {len(rows)} must not go on: {error}") from error
-            raise
-        finally:
-            import torch
-
-            tree = {n: torch.from_numpy(a.copy()) for n, a in to_arrays(latest[0]).items()}
-            done = max((int(row["round"]) for row in rows), default=0)
-            self.folder.arm(arm.name).save_parameters(tree, scenario=self.result.name, round=done)
-            for listener in listeners:
-                listener.end(End(status, done, arm.name, message))
-
-    def _draw(self, federations: dict[str, Federation]) -> None:
-        """Draw accuracy (or the first metric there is) over rounds, and who holds what."""
-        from fedmomentum.data import summarise
-        from fedmomentum.report import draw_metric, draw_partition
-
-        question = self.loaded.scenario.question or self.result.name
-        for metric in ("accuracy", "loss"):
-            if any(metric in row for rows in self.result.arms.values() for row in rows):
-                draw_metric(self.result.arms, metric, folder=self.folder.plots, question=question)
-        splits: dict[object, list[str]] = {}
-        for arm, federation in federations.items():
-            if federation.data.y.ndim == 1:
-                splits.setdefault((federation.scenario.seed, federation.scenario.data), []).append(arm)
-        records = []
-        for number, arms in enumerate(splits.values(), start=1):
-            data, settings = federations[arms[0]].data, federations[arms[0]].scenario.data
-            summary = summarise(data.y, data.partition, data.classes)
-            record: dict[str, object] = {"arms": arms, "summary": summary.as_dict()}
-            if len(summary.counts) <= MOST_COUNTS:
-                record["counts"] = summary.counts.tolist()
-            records.append(record)
-            name = "partition" if number == 1 else f"partition-{number}"
-            title = f"Who holds what: {settings.name}, {settings.partition.name}"
-            draw_partition(summary.counts, folder=self.folder.plots, name=name, question=title)
-        self.folder.write_partitions(records)
-
-    def close(self) -> None:
-        """Give back workers, and Ray where it was started here."""
-        if self.executor is not None:
-            self.executor.close()
-        if self._owns_ray:
-            from fedmomentum.simulation.ray_executor import stop_ray
-
-            stop_ray()
-
-
-class _Rows:
-    """Keeps the rows of an arm for the result."""
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self._rows = rows
-
-    def start(self, event: Start) -> None:
-        """Nothing to do."""
-
-    def round_end(self, event: Any) -> None:
-        """Keep the row."""
-        self._rows.append(dict(event.metrics))
-
-    def end(self, event: End) -> None:
-        """Nothing to do."""
+    Raises:
+        UserError: it is no run folder, another process is at it, its checkpoint is damaged or of another version, or an
+            override changes what the run is about.
+    """
+    folder = Path(path)
+    was = load_run(folder)
+    if was.arm or not (folder / RESOLVED).exists():
+        raise UserError(f"{folder}: not the folder of a whole run (it has no {RESOLVED}); give the run's own folder")
+    loaded = scenarios.load(folder / RESOLVED, list(overrides))
+    same_science(was, loaded.resolved())
+    return Running(loaded, listeners, folder=RunFolder(folder)).go()

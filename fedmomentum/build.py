@@ -31,6 +31,7 @@ from fedmomentum.strategies import cohort as cohorts
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
+    from fedmomentum.simulation.ray_pool import RayPool
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Federation:
 
 
 def options(model: Any, *leave_out: str) -> dict[str, Any]:
-    """Give the settings of a block of a scenario but its name, as keyword arguments."""
+    """Give the settings of a block of a scenario but its name, as keyword arguments; null is left to the default."""
     return {k: v for k, v in model.model_dump(exclude={"name", *leave_out}).items() if v is not None}
 
 
@@ -165,10 +166,10 @@ def _factor(schedule: Any) -> Callable[[int], float] | None:
     )
 
 
-def build_cohort(scenario: FederatedScenario, data: FederatedData) -> Callable[..., Any]:
+def build_cohort(scenario: FederatedScenario, data: FederatedData) -> cohorts.Cohort:
     """Give the policy that chooses the clients of a round."""
     settings = scenario.participation
-    choice: Any
+    choice: cohorts.Cohort
     if settings.name == "bernoulli":
         choice = cohorts.BernoulliCohort(probability=settings.probability, seed=scenario.seed)
     elif settings.name == "weighted":
@@ -179,7 +180,7 @@ def build_cohort(scenario: FederatedScenario, data: FederatedData) -> Callable[.
     if (day := settings.availability) is not None:
         share = day.window / day.period
         choice = cohorts.CyclicCohort(inner=choice, period=day.period, window=share, seed=scenario.seed)
-    return choice  # type: ignore[no-any-return]
+    return choice
 
 
 _FAULTS = ("availability", "dropout", "stragglers")
@@ -192,8 +193,8 @@ def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Ne
     clients = scenario.evaluate.clients
     if settings.name not in STRATEGIES:
         return _foreign_strategy(settings.name, wanted)
-    if settings.name == "fedopt":
-        wanted["rule"] = make_rule(**optimizer(settings.rule))
+    if (rule := getattr(settings, "rule", None)) is not None:
+        wanted["rule"] = make_rule(**optimizer(rule))
     return STRATEGIES[settings.name](
         **wanted,
         seed=scenario.seed,
@@ -292,19 +293,17 @@ def build(scenario: FederatedScenario, *, datasets: dict[str, Dataset] | None = 
     )
 
 
-def build_executor(federation: Federation) -> Executor:
-    """Start the workers that a scenario asks for."""
+def build_executor(federation: Federation, pool: RayPool | None = None) -> Executor:
+    """Give the workers that a scenario asks for, in a pool of Ray actors that is there or in one of their own."""
     engine, spec = federation.scenario.engine, federation.spec
     make = partial(Worker, spec)
     if engine.name == "inline":
         return InlineExecutor(make, federation.data, threads=spec.threads)
     from fedmomentum.simulation.ray_executor import RayExecutor
 
+    if pool is not None:
+        return RayExecutor(make, federation.data, pool=pool)
+    workers = None if engine.workers == "auto" else engine.workers
     return RayExecutor(
-        make,
-        federation.data,
-        workers=None if engine.workers == "auto" else engine.workers,
-        cpus=engine.cpus,
-        gpus=engine.gpus,
-        address=engine.address,
+        make, federation.data, workers=workers, cpus=engine.cpus, gpus=engine.gpus, address=engine.address
     )

@@ -14,10 +14,9 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, TypeAlias
 
-from fedmomentum.strategies.fedopt import ServerOptimizer
-
 from fedmomentum.optim import Rule, adagrad, adam, yogi
 from fedmomentum.optim.hyper import Schedule
+from fedmomentum.strategies.fedopt import ServerOptimizer
 
 Convention: TypeAlias = Literal["paper", "keras", "flower"]
 """See the module's docstring."""

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from fedmomentum.strategies.records import Views
 from flwr.app import MetricRecord
 from numpy.typing import NDArray
+
+from fedmomentum.strategies.records import Views
 
 Accumulation: TypeAlias = Literal["wide", "native"]
 """``wide`` sums in float64 and rounds once; ``native`` sums in each tensor's own dtype, as Flower does."""
 
-_CHUNK = 1 << 15  # numbers summed at a time: sum and product stay in the processor's cache while replies stream by
+_CHUNK = 1 << 14  # numbers summed at a time: sum and product stay in the processor's cache while replies stream by
 
 
 def weighted_mean(

@@ -9,21 +9,21 @@ from logging import INFO, WARNING
 from typing import Any, ClassVar, Literal
 
 import torch
-from fedmomentum.strategies import records
-from fedmomentum.strategies.admission import Expected, Reply, admit, log_admission, silent
-from fedmomentum.strategies.aggregation import Accumulation, mean_metrics, weighted_mean
-from fedmomentum.strategies.cohort import Cohort, UniformCohort
-from fedmomentum.strategies.nodes import choose, wait_for_nodes
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import Result, Strategy
 from flwr.supercore import log
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmomentum import protocol
 from fedmomentum.events import Failure
+from fedmomentum.strategies import records
+from fedmomentum.strategies.admission import Expected, Reply, admit, log_admission, silent
+from fedmomentum.strategies.aggregation import Accumulation, mean_metrics, weighted_mean
+from fedmomentum.strategies.cohort import Cohort, UniformCohort
+from fedmomentum.strategies.nodes import choose, wait_for_nodes
 from fedmomentum.trees import Tree, cast_like, same_layout
 
 MetricsFn = Callable[[list[RecordDict], str], MetricRecord]
@@ -68,7 +68,8 @@ class FedAvg(Strategy):
         accumulation: ``wide`` (float64) or ``native`` (each tensor's own dtype: Flower's bits).
         reduction: ``mean`` lets the engine answer for a block of clients with the mean over them; ``every`` asks for
             each client's own reply. A wrapper that changes single replies, such as Flower's server-side clipping for
-            differential privacy, needs ``every``. A config that names a reduction already has the last word.
+            differential privacy, needs ``every``; ``auto`` is ``mean`` only where nothing wraps the strategy: its own
+            ``start`` or our round loop drives it. A config that names a reduction already has the last word.
 
     Attributes:
         rejected: clients of the last ``aggregate_train`` whose replies were not used, or never came, and why.
@@ -98,7 +99,7 @@ class FedAvg(Strategy):
     node_timeout: float = 60.0
     buffers: Collection[str] | None = None
     accumulation: Accumulation = "wide"
-    reduction: Literal["mean", "every"] = "mean"
+    reduction: Literal["auto", "mean", "every"] = "auto"
 
     extra_weighting: ClassVar[Literal["examples", "uniform"]] = "examples"
     """How extra records of replies are averaged: by the weights of the replies, or every client alike."""
@@ -110,13 +111,14 @@ class FedAvg(Strategy):
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
         _check_choice("on_missed_quorum", self.on_missed_quorum, ("keep", "stop"))
         _check_choice("accumulation", self.accumulation, ("wide", "native"))
-        _check_choice("reduction", self.reduction, (protocol.MEAN, protocol.EVERY))
+        _check_choice("reduction", self.reduction, ("auto", protocol.MEAN, protocol.EVERY))
         if isinstance(self.buffers, str):
             raise ValueError(f"buffers must be a collection of names, not the string '{self.buffers}'")
         if isinstance(self.quorum, float) and not 0.0 < self.quorum <= 1.0:
             raise ValueError(f"quorum as a share of the cohort must be in (0, 1], not {self.quorum}")
         if isinstance(self.quorum, int) and self.quorum < 1:
             raise ValueError(f"quorum as a number of clients must be at least 1, not {self.quorum}")
+        self._drives = False
         self.rejected: list[Failure] = []
         self.accepted = 0
         self.round = 0
@@ -140,8 +142,12 @@ class FedAvg(Strategy):
         """
         return mean
 
-    def extra_to_clients(self) -> Mapping[str, Tree]:
-        """Give the records to send beside the model, by name; none here."""
+    def extra_to_clients(self, params: Mapping[str, Tensor]) -> Mapping[str, Tree]:
+        """Give the records to send beside the model, by name; none here.
+
+        Args:
+            params: the global parameters, without buffers.
+        """
         return {}
 
     def extra_in_replies(self, params: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
@@ -161,6 +167,14 @@ class FedAvg(Strategy):
 
     def load_server_state(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`server_state` gave."""
+
+    def start(self, *args: Any, **kwargs: Any) -> Result:
+        """Run all rounds as Flower's own ``start`` does; see there for the arguments."""
+        self._drives = True
+        try:
+            return super().start(*args, **kwargs)
+        finally:
+            self._drives = False
 
     def reset(self) -> None:
         """Forget every round: a new run begins."""
@@ -222,8 +236,8 @@ class FedAvg(Strategy):
         filled = {**config, protocol.SERVER_ROUND: now, protocol.REDUCTION: self._reduction(config)}
         if self.buffers is not None:
             filled[protocol.BUFFERS] = "\n".join(sorted(self.buffers))
-        extras = {name: records.record(extra) for name, extra in self.extra_to_clients().items()}
-        content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: ConfigRecord(filled), **extras})
+        extras = {name: records.record(extra) for name, extra in self.extra_to_clients(self._old).items()}
+        content = RecordDict({**extras, self.arrayrecord_key: arrays, self.configrecord_key: ConfigRecord(filled)})
         return [Message(content, dst_node_id=node, message_type=MessageType.TRAIN) for node in self._asked]
 
     def aggregate_train(
@@ -261,9 +275,8 @@ class FedAvg(Strategy):
         means = {name: torch.from_numpy(mean[name]) for name in old}
         new = self.server_update(_widened(old), _widened(means), self._mean_extras(admitted, weights))
         same_layout(new, old)
-        return records.record(
-            {name: cast_like(new[name], old[name]) if name in old else x for name, x in mean.items()}
-        ), metrics
+        stepped = {name: cast_like(new[name], x) for name, x in old.items()}
+        return records.record({**mean, **stepped}), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -320,7 +333,11 @@ class FedAvg(Strategy):
         """Ask for single replies where the mean over a block would be another mean than the one wanted."""
         if self.extra_weighting == "uniform" and self._extras:
             return protocol.EVERY
-        return str(config.get(protocol.REDUCTION, self.reduction))
+        if protocol.REDUCTION in config:
+            return str(config[protocol.REDUCTION])
+        if self.reduction == "auto":
+            return protocol.MEAN if self._drives else protocol.EVERY
+        return self.reduction
 
     def _is_buffer(self, name: str, x: NDArray[Any]) -> bool:
         if x.dtype.kind != "f":

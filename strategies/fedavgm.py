@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from fedmomentum.strategies.fedopt import ServerOptimizer
-
 from fedmomentum.optim import Rule, ema, heavy_ball, nesterov
 from fedmomentum.optim.hyper import Schedule
+from fedmomentum.strategies.fedopt import ServerOptimizer
 
 
 @dataclass(eq=False, repr=False)

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-from fedmomentum.strategies.fedavg import FedAvg
-
 from fedmomentum.optim import Rule, make_rule
+from fedmomentum.strategies.fedavg import FedAvg
 from fedmomentum.trees import State, Tree, add, sub
 
 

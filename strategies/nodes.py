@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from logging import INFO, WARNING
 
-from fedmomentum.strategies.cohort import Cohort
 from flwr.serverapp import Grid
 from flwr.supercore import log
+
+from fedmomentum.strategies.cohort import Cohort
 
 
 def wait_for_nodes(grid: Grid, needed: int, timeout: float, *, poll: float = 1.0) -> list[int]:

@@ -54,8 +54,6 @@ def view(array: Array) -> NDArray[Any]:
     else:
         start = _PREFIX + int.from_bytes(data[_PREFIX - 2 : _PREFIX], "little")
         shape, fortran, dtype = _parse(data[_PREFIX - 2 : start])
-        if dtype.hasobject:
-            raise ValueError("it holds Python objects, not numbers")
         count = math.prod(shape)
         if len(data) - start != count * dtype.itemsize:
             raise ValueError(f"{len(data) - start} bytes where {count * dtype.itemsize} make an array {list(shape)}")
@@ -86,7 +84,7 @@ def tree(arrays: Mapping[str, NDArray[Any]]) -> Tree:
     return {name: torch.from_numpy(np.array(x, order="C")) for name, x in arrays.items()}
 
 
-def record(tensors: Mapping[str, Tensor] | Mapping[str, NDArray[Any]]) -> ArrayRecord:
+def record(tensors: Mapping[str, Tensor | NDArray[Any]]) -> ArrayRecord:
     """Give the ArrayRecord of named tensors or arrays: the very bytes that Flower's own conversion gives."""
     out = ArrayRecord()
     for name, x in tensors.items():

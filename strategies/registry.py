@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
+from fedmomentum.errors import UserError
 from fedmomentum.strategies.adaptive import FedAdagrad, FedAdam, FedAdamW, FedYogi
 from fedmomentum.strategies.fedavg import FedAvg
 from fedmomentum.strategies.fedavgm import FedAvgM
 from fedmomentum.strategies.fedopt import FedOpt
-
-from fedmomentum.errors import UserError
 
 STRATEGIES: dict[str, type[FedAvg]] = {
     cls.__name__.lower(): cls for cls in (FedAvg, FedAvgM, FedAdagrad, FedAdam, FedAdamW, FedYogi, FedOpt)

@@ -45,6 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--quiet", action="store_true", help="print only the last lines")
     run.add_argument("--json", action="store_true", help="print one JSON object at the end, progress to stderr")
 
+    resume = add(
+        "resume", "resume", "go on with a run that was stopped, or extend one: --set rounds=200", override, debug
+    )
+    resume.add_argument("run", metavar="RUN", help="a run folder")
+    resume.add_argument("--quiet", action="store_true", help="print only the last lines")
+    resume.add_argument("--json", action="store_true", help="print one JSON object at the end, progress to stderr")
+
     validate = add("validate", "validate", "check scenarios without running them", override, debug)
     validate.add_argument("scenarios", nargs="+", metavar="SCENARIO", help="YAML files or names of shipped scenarios")
 

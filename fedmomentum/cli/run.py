@@ -8,9 +8,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from fedmomentum import scenario
 from fedmomentum.cli import CLAIM, INTERNAL, INTERRUPTED, OK
@@ -20,22 +20,36 @@ from fedmomentum.cli.summary import as_json, final_lines
 from fedmomentum.runs import list_runs
 from fedmomentum.runs.atomic import finite
 
+if TYPE_CHECKING:
+    from fedmomentum.api import Result
+
 
 def command(args: argparse.Namespace) -> int:
     """Run a scenario; give the exit code."""
     loaded = scenario.load(args.scenario, args.overrides)  # faults show before anything heavy loads
+
+    def go(listener: Progress) -> Result:
+        from fedmomentum import api
+
+        return api.run(loaded.path, overrides=args.overrides, out=args.out, listeners=[listener])
+
+    title = loaded.scenario.question or loaded.scenario.name
+    return carry_out(args, title, [arm.name for arm in loaded.arms], go, out=args.out)
+
+
+def carry_out(
+    args: argparse.Namespace, title: str, arms: Sequence[str], go: Callable[[Progress], Result], *, out: str
+) -> int:
+    """Run (or go on), show progress on the way and what came of it at the end; give the exit code."""
     if not args.debug:
         hush()
     stream = sys.stderr if args.json else sys.stdout
-    title = loaded.scenario.question or loaded.scenario.name
     with stdout_to_stderr() if args.json else nullcontext(), sigterm_as_interrupt():
-        from fedmomentum import api
-
         try:
-            with watch(stream, title, [arm.name for arm in loaded.arms], quiet=args.quiet) as progress:
-                result = api.run(loaded.path, overrides=args.overrides, out=args.out, listeners=[progress])
+            with watch(stream, title, arms, quiet=args.quiet) as progress:
+                result = go(progress)
         except BaseException:
-            say_what_was_kept(args.out)
+            say_what_was_kept(out)
             raise
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -43,6 +57,8 @@ def command(args: argparse.Namespace) -> int:
         print(json.dumps(finite(as_json(result)), allow_nan=False, default=str))
     else:
         print("\n".join(final_lines(result)))
+        if result.status == "interrupted":
+            print(f"go on with:  fedmomentum resume {result.folder}")
     if result.status == "interrupted":
         return INTERRUPTED
     if result.status == "failed":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -39,6 +40,11 @@ def hyperparameters(name: str) -> dict[str, Any]:
     """
     if name not in RULES:
         raise unknown("rule", name, RULES)
+    return dict(_signature(name))
+
+
+@cache
+def _signature(name: str) -> Mapping[str, Any]:
     return {key: parameter.default for key, parameter in inspect.signature(RULES[name]).parameters.items()}
 
 

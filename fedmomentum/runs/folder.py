@@ -69,7 +69,7 @@ class RunFolder:
             raise UserError(f"{parent}: cannot make a run folder here: {error.strerror}") from error
         folder = cls(path)
         write_text(path / SCENARIO, scenario_text)
-        write_text(path / RESOLVED, _yaml(resolved))
+        folder.write_resolved(resolved)
         folder.set_status("running", name=name, hash=hash, rounds_done=0, started=_now(), pid=os.getpid())
         return folder
 
@@ -112,6 +112,10 @@ class RunFolder:
             else:
                 values["ended"] = now
         write_json(self.path / STATUS, values | {"updated": now})
+
+    def write_resolved(self, resolved: Mapping[str, Any]) -> None:
+        """Write ``resolved.yaml``: the scenario with every default filled in."""
+        write_text(self.path / RESOLVED, _yaml(resolved))
 
     def write_provenance(self, facts: Mapping[str, object]) -> None:
         """Write ``provenance.json``; see :func:`fedmomentum.runs.provenance`."""

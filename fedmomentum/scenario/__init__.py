@@ -7,13 +7,13 @@
 Needs neither torch, ray nor flwr. Every fault of a file is told at once, as ``file:line:column: path: message``.
 """
 
+from fedmomentum.scenario.describe import describe, schema_json
 from fedmomentum.scenario.dump import as_yaml
 from fedmomentum.scenario.expect import Claim, Expectation, check_expectations
 from fedmomentum.scenario.faults import Fault, ScenarioError
 from fedmomentum.scenario.federated import FederatedScenario
 from fedmomentum.scenario.load import Arm, LoadedScenario, load
 from fedmomentum.scenario.read import questions, shipped
-from fedmomentum.scenario.reference import describe, schema_json
 from fedmomentum.scenario.scenario import Scenario, Sweep
 from fedmomentum.scenario.shape import KINDS, choices
 

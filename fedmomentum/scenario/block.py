@@ -53,7 +53,13 @@ class Block(BaseModel):
     """A mapping of the schema: immutable, without unknown keys, and strict (``"3"`` is no number)."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=(), validate_default=False
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        validate_default=False,
+        defer_build=True,
     )
 
     alternatives: ClassVar[tuple[OneOf, ...]] = ()
@@ -70,7 +76,17 @@ class Block(BaseModel):
         missing = [
             one.default for one in cls.alternatives if one.default and all(data.get(name) is None for name in one.names)
         ]
-        return {**data, **dict(missing)} if missing else data
+        return {**data, **dict(missing), **cls._default_names(data)}
+
+    @classmethod
+    def _default_names(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Name the blocks that leave their ``name`` out: ``{dropout: 0.1}`` is the default block, with a dropout."""
+        defaults = {key: getattr(field.default, "name", None) for key, field in cls.model_fields.items()}
+        return {
+            key: {"name": name, **data[key]}
+            for key, name in defaults.items()
+            if isinstance(name, str) and isinstance(data.get(key), Mapping) and "name" not in data[key]
+        }
 
     @model_validator(mode="after")
     def _fit(self) -> Self:

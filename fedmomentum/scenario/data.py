@@ -124,9 +124,7 @@ class DataBlock(Block):
                 "take iid, quantity or natural",
             )
         if self.shift.rotation and self.examples not in ("image", "any"):
-            yield Misfit(
-                ("shift", "rotation"), f"only images can be turned; an example of '{name}' is a {self.examples}"
-            )
+            yield Misfit(("shift", "rotation"), f"only images can be turned, and '{name}' has {self.examples}s")
         if self.examples == "sequence" and (self.shift.noise or self.shift.gain):
             key = "noise" if self.shift.noise else "gain"
             yield Misfit(("shift", key), f"only numbers can be shifted; '{name}' has symbols")

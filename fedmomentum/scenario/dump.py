@@ -26,12 +26,7 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
 
 
-def _number(dumper: yaml.SafeDumper, number: float) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:float", repr(number))
-
-
 _Dumper.add_representer(str, _text)
-_Dumper.add_representer(float, _number)
 
 
 def as_yaml(value: Any, *, flow: bool = False) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from fedmomentum.scenario.block import CUSTOM, MISFITS, Block, Misfit
-from fedmomentum.scenario.faults import did_you_mean, show
+from fedmomentum.scenario.faults import did_you_mean, show, write_path
 from fedmomentum.scenario.shape import Shape, field_shape
 from fedmomentum.scenario.tree import Node, Place, Problem, scalar
 
@@ -57,6 +57,8 @@ def place_of(root: Node, path: Sequence[str | int]) -> Place:
 
 def _problems(kind: str, loc: Path, context: Any, model: type[Block], root: Node) -> Iterator[Problem]:
     site = _locate(loc, model, root)
+    if site is None:
+        return
     if kind == MISFITS:
         for misfit in context[MISFITS]:
             assert isinstance(misfit, Misfit)
@@ -82,8 +84,11 @@ def _problems(kind: str, loc: Path, context: Any, model: type[Block], root: Node
         yield Problem(place_of(root, site.path), site.path, f"expected {site.shape.words}")
 
 
-def _locate(loc: Path, model: type[Block], root: Node) -> _Site:
-    """Walk pydantic's location through the schema, leaving out what it adds for the members of a union."""
+def _locate(loc: Path, model: type[Block], root: Node) -> _Site | None:
+    """Walk pydantic's location through the schema, leaving out what it adds for the members of a union.
+
+    None: the error is that a mapping is no scalar, where a block may stand as well; the block says what is wrong.
+    """
     shape, block = Shape("a mapping", {"": model}), None
     siblings: Mapping[str, type[Block]] = {}
     path: Path = ()
@@ -94,13 +99,15 @@ def _locate(loc: Path, model: type[Block], root: Node) -> _Site:
             shape = Shape(shape.words, {"": shape.blocks[str(part)]})
         elif shape.item is not None and not (shape.blocks and isinstance(part, str)):
             path, shape = (*path, part), shape.item
+        elif shape.mixed:
+            if node is None or not isinstance(node.value, dict):
+                break
+            if not any(block.__name__ in str(part) for block in shape.blocks.values()):
+                return None
+            shape = replace(shape, mixed=False)
         elif (inner := shape.block()) is not None and not shape.named:
-            if part == inner.__name__ and part not in inner.model_fields:
-                continue  # the member of a plain union
             block = inner
             if part not in inner.model_fields:
-                if node is None or not isinstance(node.value, dict):
-                    break  # a scalar member of a union with a block
                 return _Site((*path, part), Shape("nothing"), inner, siblings)
             path, shape, siblings = (*path, part), field_shape(inner.model_fields[str(part)]), {}
         else:
@@ -119,7 +126,7 @@ def _at(root: Node, path: Path) -> Node | None:
 
 def _title(site: _Site, holder: Node | None) -> str:
     """Name the block that a setting is in: ``strategy 'fedavgm'``, ``client``, ``a scenario``."""
-    where = ".".join(str(part) for part in site.path[:-1]) or "a scenario"
+    where = write_path(site.path[:-1]) or "a scenario"
     name = holder.child("name") if holder and len(site.path) > 1 else None
     return f"{where} '{name.value}'" if name is not None and isinstance(name.value, str) else where
 
@@ -134,18 +141,20 @@ def _unknown_key(key: str, site: _Site, holder: Node | None) -> str:
     if others:
         guess = f" ({' and '.join(others)} would take it);"
     elif not guess and (deeper := _deeper(key, site.block)):
-        guess = f"; did you mean '{'.'.join([*map(str, site.path[:-1]), deeper[0]])}'?"
+        head = write_path(site.path[:-1])
+        guess = f"; did you mean {' or '.join(repr(f'{head}.{path}'.removeprefix('.')) for path in deeper)}?"
     return f"unknown key {show(key)}{guess or ';'} {_title(site, holder)} takes {', '.join(fields)}"
 
 
 def _deeper(key: str, block: type[Block]) -> list[str]:
-    """Give the paths below a block at which there is a setting of this name."""
-    found: list[str] = []
+    """Give the paths below a block at which there is a setting of this name: the shortest ones, three at most."""
+    found: dict[str, None] = {}
     for name, info in block.model_fields.items():
         for inner in field_shape(info).blocks.values():
             below = [key] if key in inner.model_fields else _deeper(key, inner)
-            found += [f"{name}.{path}" for path in below]
-    return found
+            found.update((f"{name}.{path}", None) for path in below)
+    least = min((path.count(".") for path in found), default=0)
+    return [path for path in found if path.count(".") == least][:3]
 
 
 def _misspelt(site: _Site, holder: Node | None) -> str:

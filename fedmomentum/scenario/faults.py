@@ -60,6 +60,18 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near}'?" if near else ""
 
 
+def write_path(path: Sequence[str | int]) -> str:
+    """Write the path of a setting: ``expect[0].arm``; a key that is no plain word is quoted."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+            continue
+        word = part if part.replace("_", "a").replace("-", "a").isalnum() else show(part)
+        text += f".{word}" if text else word
+    return text
+
+
 def show(value: object) -> str:
     """Write a value for a message as YAML has it, shortened, on one line."""
     match value:

@@ -35,10 +35,10 @@ class FederatedScenario(Scenario):
         """Refuse blocks that are each right but cannot be used together."""
         yield from super().misfits()
         if self.data.examples not in (*self.model.examples, "any"):
-            wanted = " or a ".join(self.model.examples)
+            wanted = " or ".join(f"{kind}s" for kind in self.model.examples)
             yield Misfit(
                 ("model", "name"),
-                f"'{self.model.name}' wants a {wanted}; an example of '{self.data.name}' is a {self.data.examples}",
+                f"'{self.model.name}' works on {wanted}, and data '{self.data.name}' has {self.data.examples}s",
             )
         if self.evaluate.clients and not self.data.validation:
             yield Misfit(

@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from fedmomentum.scenario.expand import Draft, expand
 from fedmomentum.scenario.explain import explain, place_of
-from fedmomentum.scenario.faults import Fault, ScenarioError, did_you_mean, show
+from fedmomentum.scenario.faults import Fault, ScenarioError, did_you_mean, show, write_path
 from fedmomentum.scenario.overlay import overlay, override
 from fedmomentum.scenario.read import find, read
 from fedmomentum.scenario.resolved import digest, resolve
 from fedmomentum.scenario.shape import KINDS, AnyScenario, Shape
-from fedmomentum.scenario.tree import Member, Node, Place, Problem, Unreadable, parse
+from fedmomentum.scenario.tree import Member, Node, Problem, Unreadable, parse
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _validate(tree: Node, schema: type[AnyScenario]) -> tuple[list[Arm], list[Pr
         if problem in everywhere and len(names) == len(drafts):
             problems.append(problem)
         else:
-            problems.append(replace(problem, message=f"{_arms(names)}{problem.message}"))
+            problems.append(replace(problem, message=f"{_arms(names, drafts)}{problem.message}"))
     return arms, [*problems, *_claims(tree, drafts)]
 
 
@@ -172,12 +172,15 @@ def _model(schema: type[AnyScenario], tree: Node) -> tuple[AnyScenario | None, l
         return None, explain(error, schema, tree)
 
 
-def _arms(names: Sequence[str]) -> str:
-    if names == [""]:
-        return ""
-    shown = ", ".join(f"'{name}'" for name in names[:2])
-    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-    return f"{'arm' if len(names) == 1 else 'arms'} {shown}{more}: "
+def _arms(names: Sequence[str], drafts: Sequence[Draft]) -> str:
+    """Name the arms that a problem is in; of arms that are wrong with every seed, the seeds are not listed."""
+    if len(names) == len(drafts):
+        return "every arm: " if len(drafts) > 1 else f"arm '{names[0]}': " if names[0] else ""
+    wrong = set(names)
+    groups = dict.fromkeys(draft.group if draft.group else draft.name for draft in drafts if draft.name in wrong)
+    shown = ", ".join(f"'{name}'" for name in list(groups)[:2])
+    more = f" and {len(groups) - 2} more" if len(groups) > 2 else ""
+    return f"{'arm' if len(groups) == 1 else 'arms'} {shown}{more}: "
 
 
 def _claims(tree: Node, drafts: Sequence[Draft]) -> list[Problem]:
@@ -206,11 +209,7 @@ def _some(names: dict[str, None]) -> str:
 
 
 def _fault(file: str, problem: Problem) -> Fault:
-    path = ""
-    for part in problem.path:
-        word = part if isinstance(part, str) and part.replace(".", "").replace("_", "a").isalnum() else show(part)
-        path += f"[{part}]" if isinstance(part, int) else f".{word}" if path else str(word)
-    place: Place = problem.place
+    path, place = write_path(problem.path), problem.place
     if not place.override:
         return Fault(file, place.line, place.column, path, problem.message)
     if place.override.partition("=")[0].strip() == path:

@@ -45,7 +45,7 @@ class Scenario(Block):
         max_length=80,
     )
     question: str = Field(default="", description="what the scenario asks, in a sentence; the title of its picture")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(default=0, description="everything random is a function of it")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=0, description="everything random is a function of it")
     arms: dict[str, dict[str, Any] | None] = Field(
         default={},
         description="runs to compare, by name; each is a set of changes to this scenario (nested, or `a.b: value`)",

@@ -32,6 +32,7 @@ class Shape:
         named: whether a ``name`` picks the block.
         item: what the items of a list, or the values of a mapping with free keys, are.
         options: the words that are allowed.
+        mixed: whether either a block or a scalar may stand there.
     """
 
     words: str
@@ -39,6 +40,7 @@ class Shape:
     named: bool = False
     item: Shape | None = None
     options: tuple[str, ...] = ()
+    mixed: bool = False
 
     def block(self, name: object = None) -> type[Block] | None:
         """Give the block that a value with this ``name`` is; None if there is none."""
@@ -64,8 +66,8 @@ def shape_of(annotation: Any, metadata: Sequence[Any] = ()) -> Shape:
     if origin in (Union, types.UnionType):
         return _union([shape_of(member, metadata if _takes_bounds(member) else ()) for member in arguments])
     if origin is Literal:
-        words = arguments[0] if len(arguments) == 1 else "one of " + ", ".join(arguments)
-        return Shape(str(words), options=tuple(arguments))
+        *most, last = map(str, arguments)
+        return Shape(f"{', '.join(most)} or {last}" if most else last, options=tuple(arguments))
     if annotation is None or annotation is type(None):
         return Shape("null")
     if isinstance(annotation, type) and issubclass(annotation, Block):
@@ -74,7 +76,8 @@ def shape_of(annotation: Any, metadata: Sequence[Any] = ()) -> Shape:
         items = shape_of(arguments[0])
         several = f"{len(arguments)} items" if origin is tuple and arguments[-1] is not ... else "items"
         least = next((f", at least {m.min_length}" for m in metadata if isinstance(m, at.MinLen)), "")
-        return Shape(f"a list of {several}{least}, each {items.words}", item=items)
+        each = "" if items.words == "anything" else f", each {items.words}"
+        return Shape(f"a list of {several}{least}{each}", item=items)
     if origin is dict:
         return Shape("a mapping", item=shape_of(arguments[1]))
     return Shape(_scalar_words(annotation, metadata))
@@ -96,7 +99,11 @@ def _union(members: list[Shape]) -> Shape:
     merged = replace(members[0], words=" or ".join(m.words for m in members), blocks=blocks)
     item = next((m.item for m in members if m.item is not None), None)
     return replace(
-        merged, named=any(m.named for m in members), item=item, options=tuple(o for m in members for o in m.options)
+        merged,
+        named=any(m.named for m in members),
+        item=item,
+        options=tuple(option for m in members for option in m.options),
+        mixed=bool(blocks) and any(not m.blocks and m not in last for m in members),
     )
 
 
@@ -106,13 +113,13 @@ def _scalar_words(annotation: Any, metadata: Sequence[Any]) -> str:
     for mark in metadata:
         match mark:
             case at.Ge(ge=bound):
-                bounds.append(f">= {bound}")
+                bounds.append(f">= {bound:,}")
             case at.Gt(gt=bound):
-                bounds.append(f"> {bound}")
+                bounds.append(f"> {bound:,}")
             case at.Le(le=bound):
-                bounds.append(f"<= {bound}")
+                bounds.append(f"<= {bound:,}")
             case at.Lt(lt=bound):
-                bounds.append(f"< {bound}")
+                bounds.append(f"< {bound:,}")
             case at.MinLen():
                 bounds.append("that is not empty")
             case at.MaxLen(max_length=length):
@@ -178,4 +185,4 @@ def choices(path: str, *, kind: str = "federated") -> dict[str, str]:
 
 def summary(block: type[Block]) -> str:
     """Give the first line of what a block says of itself."""
-    return (block.__doc__ or "").strip().splitlines()[0]
+    return (block.__doc__ or "").strip().splitlines()[0].replace("``", "`")

@@ -20,7 +20,7 @@ from fedmomentum.scenario.faults import show
 
 Scalar: TypeAlias = str | int | float | bool | None
 
-MOST_NODES = 20_000
+MOST_NODES = 10_000
 """Keys and values that a scenario may have once its aliases are written out: stops alias bombs."""
 MOST_DEPTH = 40
 """Levels of mappings and lists inside each other."""
@@ -112,9 +112,9 @@ def scalar(text: str) -> Scalar:
     if _INTEGER.fullmatch(text):
         return int(text)
     if _FLOAT.fullmatch(text):
-        number = float(text.replace(".inf", "inf").replace(".nan", "nan") if text[-1] in "fFnN" else text)
+        number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         if not math.isfinite(number):
-            raise ValueError(f"{text} is not a finite number")
+            raise ValueError(f"{show(text)} is not a finite number")
         return number
     return text
 
@@ -214,7 +214,7 @@ class _Reader:
                 key = _word(event)
             except ValueError as error:
                 raise Unreadable(place, str(error)) from None
-            if key == "<<":
+            if key == "<<" and event.style is None:
                 raise Unreadable(place, "merge keys ('<<') are not allowed; write the settings out, or use arms")
             member = Member(place, self.node(next(self.events), (*path, key)))
             if key in members:

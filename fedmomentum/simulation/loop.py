@@ -9,10 +9,17 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
+from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import Strategy
 
 from fedmomentum.events import Failure, Listener, RoundEnd
-from fedmomentum.protocol import MEMBERS
+from fedmomentum.protocol import EVERY, MEAN, MEMBERS, REDUCTION
+from fedmomentum.strategies.fedavg import FedAvg
+
+
+class RoundStoppedError(RuntimeError):
+    """A strategy said that a round must not go on, such as for a missed quorum; the message says why."""
+
 
 Evaluate = Callable[[int, ArrayRecord], Mapping[str, float] | None]
 """Central evaluation: round and model -> metrics, or None in a round that is not evaluated."""
@@ -64,9 +71,10 @@ def run_rounds(
     round depends on is then in the arrays, the strategy and the grid.
 
     Raises:
-        flwr.serverapp.exception.AggregationError: the strategy says that a round must not go on (a missed quorum).
+        RoundStoppedError: the strategy says that a round must not go on (a missed quorum).
     """
     result = LoopResult(arrays)
+    config = {REDUCTION: _reduction(strategy), **(train_config or {})}
     began = time.perf_counter() - elapsed_before
     if evaluate is not None and first_round == 1:
         clock = _Clock()
@@ -75,12 +83,11 @@ def run_rounds(
             first = {"round": 0, **found, "seconds": clock.phases["evaluate"], "elapsed": time.perf_counter() - began}
             result.rows.append(first)
             _tell(listeners, RoundEnd(0, rounds, first, arm=arm, seconds_by_phase=clock.phases))
+    late: dict[str, float] = {}
     for server_round in range(first_round, rounds + 1):
         clock = _Clock()
         # 1. choose the cohort
-        messages = list(
-            strategy.configure_train(server_round, result.arrays, ConfigRecord(dict(train_config or {})), grid)
-        )
+        messages = list(strategy.configure_train(server_round, result.arrays, ConfigRecord(dict(config)), grid))
         clock.lap("configure")
         # 2. train
         replies = list(grid.send_and_receive(messages, timeout=timeout))
@@ -88,7 +95,10 @@ def run_rounds(
         clients, failures = _outcome(grid, replies)
         traffic = getattr(grid, "report", None)
         # 3. aggregate
-        new_arrays, train_metrics = strategy.aggregate_train(server_round, replies)
+        try:
+            new_arrays, train_metrics = strategy.aggregate_train(server_round, replies)
+        except AggregationError as error:
+            raise RoundStoppedError(str(error)) from error
         if new_arrays is not None:
             result.arrays = new_arrays
         named = {failure.client for failure in failures}
@@ -114,9 +124,7 @@ def run_rounds(
             row["bytes_down"], row["bytes_up"] = traffic.bytes_down, traffic.bytes_up
             if traffic.simulated_time is not None:
                 row["simulated_time"] = traffic.simulated_time
-        if after_round is not None:
-            after_round(server_round, result.arrays)
-            clock.lap("checkpoint")
+        clock.phases.update(late)
         row["seconds"] = time.perf_counter() - clock.began
         row["elapsed"] = time.perf_counter() - began
         result.rows.append(row)
@@ -125,7 +133,21 @@ def run_rounds(
             listeners,
             RoundEnd(server_round, rounds, row, clients, tuple(failures), clock.phases, arm),
         )
+        if after_round is not None:
+            # after the row is told, so that a kill between the two repeats a round instead of losing its row; the time
+            # it takes goes with the next row
+            before = time.perf_counter()
+            after_round(server_round, result.arrays)
+            late = {"checkpoint": time.perf_counter() - before}
     return result
+
+
+def _reduction(strategy: Strategy) -> str:
+    """Say whether blocks may answer with their mean: only to a strategy of ours that sees the replies itself.
+
+    Anything that wraps a strategy (Flower's server-side clipping clips single replies) would take a block for a client.
+    """
+    return MEAN if isinstance(strategy, FedAvg) and strategy.reduction != EVERY else EVERY
 
 
 def _tell(listeners: Iterable[Listener], event: RoundEnd) -> None:

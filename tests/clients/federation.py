@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import to_arrays
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
-
 from fedmomentum.data import Dataset, FederatedData, Partition
 
 SIZES = (60, 7, 20, 13, 1, 33)

@@ -4,12 +4,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from fedmomentum.clients.dense import dense_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
+
+from fedmomentum.clients.dense import dense_gradients
 
 
 def network(sizes, *, bias=True):

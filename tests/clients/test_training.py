@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+
 from fedmomentum.clients.batches import plan
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.worker import Worker
-from torch.nn import functional as F
 
 from .federation import SIZES, federation, records, spec, train_task
 

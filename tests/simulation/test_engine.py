@@ -8,13 +8,13 @@ from functools import partial
 
 import numpy as np
 import pytest
-from fedmomentum.clients.app import client_app
-from fedmomentum.clients.network import Network
-from fedmomentum.clients.worker import Worker
 from flwr.app import ArrayRecord
 from flwr.serverapp import strategy as stock
 
 from fedmomentum import strategies as ours
+from fedmomentum.clients.app import client_app
+from fedmomentum.clients.network import Network
+from fedmomentum.clients.worker import Worker
 from fedmomentum.simulation.executor import InlineExecutor, Lost
 from fedmomentum.simulation.faults import Faults
 from fedmomentum.simulation.flower import to_arrays, to_record
@@ -119,6 +119,21 @@ def test_strategies_start_on_the_grid_as_flower_has_it():
     same(result, simulate(fedavgm(), wanted=wanted, data=data))
 
 
+def test_blocks_are_not_clipped_as_if_they_were_clients():
+    """Flower's server-side clipping sees single replies, whatever the engine could save: a block is no client."""
+    wrap = partial(stock.DifferentialPrivacyServerSideFixedClipping, noise_multiplier=0.0, num_sampled_clients=6)
+    wanted, data = spec(vectorize="off"), federation()
+    app = AppGrid(InlineExecutor(partial(AppWorker, client_app(wanted, data))), len(SIZES))
+    by_message = run_rounds(wrap(stock.FedAvg(**STOCK), clipping_norm=0.01), app, start(wanted), 2)
+    in_blocks = simulate(
+        wrap(ours.FedAvg(fraction_evaluate=0.0), clipping_norm=0.01), wanted=wanted, data=data, rounds=2
+    )
+    close(by_message, in_blocks, 1e-5)
+    grid = SimulationGrid(InlineExecutor(partial(Worker, wanted), data), wanted, data.sizes)
+    wrapped = wrap(ours.FedAvg(fraction_evaluate=0.0), clipping_norm=0.01)
+    close(by_message, wrapped.start(grid, start(wanted), num_rounds=2), 1e-5)
+
+
 def test_partial_means_equal_single_replies():
     results = [simulate(fedavgm(), grid_options={"block_size": size}) for size in (1, 2, 6)]
     close(results[0], results[1], 1e-6)
@@ -194,7 +209,7 @@ def test_kept_client_state_can_be_saved_and_restored():
 @pytest.fixture(scope="module")
 def local_ray():
     ray = pytest.importorskip("ray")
-    from fedmomentum.simulation.ray_executor import start_ray
+    from fedmomentum.simulation.ray_pool import start_ray
 
     start_ray(None, cpus=4)
     yield ray

@@ -143,7 +143,7 @@ def play():
 
 @pytest.fixture
 def answer():
-    """Aggregate given answers, one a node (a list, or by node id), in one round that sent ``model``: (arrays, metrics)."""
+    """Aggregate given answers, a list or by node id, in one round that sent ``model``: (arrays, metrics)."""
 
     def run(strategy: Strategy, model: Mapping[str, Any], answers: Mapping[int, Any] | list[Any]) -> tuple[Any, Any]:
         by_node = answers if isinstance(answers, Mapping) else dict(enumerate(answers, start=1))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 
-import fedmomentum.strategies as ours
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord
 from flwr.serverapp import strategy as stock
+
+import fedmomentum.strategies as ours
 
 PAIRS = ["FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"]
 

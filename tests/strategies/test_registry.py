@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import fedmomentum.strategies as ours
 import pytest
 
+import fedmomentum.strategies as ours
 from fedmomentum.errors import UserError
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fedmomentum.strategies as ours
 import numpy as np
 import pytest
 import torch
 
+import fedmomentum.strategies as ours
 from fedmomentum.optim import adam, make_rule
 
 X0 = {"w": np.linspace(-1.0, 2.0, 6).reshape(2, 3), "b": np.array([0.3, -4.0])}

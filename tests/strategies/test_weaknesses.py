@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from logging import WARNING
 
-import fedmomentum.strategies as ours
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error
 from flwr.serverapp import strategy as stock
+
+import fedmomentum.strategies as ours
 
 NORM = {
     "fc.weight": np.ones((3, 2), np.float32),
@@ -163,7 +164,7 @@ def test_waiting_for_nodes_ends(phase, grid_of, training, model, record, monkeyp
         getattr(stock.FedAvg(), f"configure_{phase}")(1, record(model(np.float32)), ConfigRecord(), grid)
 
     strategy = ours.FedAvg(min_available_nodes=3, node_timeout=0.05)
-    with pytest.raises(TimeoutError, match="1 nodes are connected and 3 are needed; waited 0.05 s"):
+    with pytest.raises(TimeoutError, match=r"1 nodes are connected and 3 are needed; waited 0\.05 s"):
         getattr(strategy, f"configure_{phase}")(1, record(model(np.float32)), ConfigRecord(), grid)
 
 
@@ -197,7 +198,7 @@ def test_the_callers_config_is_left_alone(grid_of, training, model, record):
     train = strategy.configure_train(4, record(model(np.float32)), config, grid)
     evaluate = strategy.configure_evaluate(4, record(model(np.float32)), config, grid)
     assert dict(config) == {"lr": 0.1}
-    assert dict(train[0].content["config"]) == {"lr": 0.1, "server-round": 4, "fedmomentum-reduction": "mean"}
+    assert dict(train[0].content["config"]) == {"lr": 0.1, "server-round": 4, "fedmomentum-reduction": "every"}
     assert dict(evaluate[0].content["config"]) == {"lr": 0.1, "server-round": 4}
     assert train[0].content is train[1].content
 

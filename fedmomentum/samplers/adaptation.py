@@ -1,0 +1,231 @@
+"""A warm-up that finds the step size (dual averaging) and the mass matrix (variances in windows that double)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedmomentum.samplers.hmc import HMCInfo, field_of, hmc, hmc_init, hmc_transition, jittered
+from fedmomentum.samplers.kernel import Gradient, Kernel, Potential
+from fedmomentum.samplers.metric import Dense, Diagonal, Metric
+from fedmomentum.samplers.noise import chain_keys
+from fedmomentum.samplers.ravel import chains, ravel
+from fedmomentum.streams import torch_stream
+from fedmomentum.trees import State, Tree
+
+
+@dataclass(frozen=True)
+class DualAveraging:
+    """Nesterov's dual averaging of ``log e`` so that the mean acceptance meets a target.
+
+    ``s <- s + (target - a)``; ``log e = mu - s sqrt(t) / (gamma (t + t0))``; the answer is the mean of ``log e``
+    weighted by ``t^-kappa``. All fields are ``[C]`` or shaped like the first step size. Hoffman and Gelman,
+    arXiv:1111.4246, alg. 5.
+    """
+
+    mu: Tensor
+    log_step: Tensor
+    log_mean: Tensor
+    debt: Tensor
+    count: int = 0
+    target: float = 0.8
+
+    @classmethod
+    def start(cls, step_size: Tensor, target: float) -> DualAveraging:
+        """Begin at a step size; the search is drawn towards ten times as much."""
+        log = step_size.log()
+        return cls(log + math.log(10.0), log, torch.zeros_like(log), torch.zeros_like(log), 0, target)
+
+    def update(
+        self, acceptance: Tensor, *, gamma: float = 0.05, t0: float = 10.0, kappa: float = 0.75
+    ) -> DualAveraging:
+        """Take in the acceptance of one trajectory."""
+        t = self.count + 1
+        # The paper averages the debt with weight 1/(t + t0); what is carried here is that mean.
+        debt = self.debt + (self.target - acceptance - self.debt) / (t + t0)
+        log_step = self.mu - debt * (math.sqrt(t) / gamma)
+        log_mean = self.log_mean + (log_step - self.log_mean) * t**-kappa
+        return DualAveraging(self.mu, log_step, log_mean, debt, t, self.target)
+
+    @property
+    def step(self) -> Tensor:
+        """The step size to try next."""
+        return self.log_step.exp()
+
+    @property
+    def final(self) -> Tensor:
+        """The step size to keep."""
+        return self.log_mean.exp()
+
+
+@dataclass(frozen=True)
+class RunningMoments:
+    """Running mean and squares of flat chains (Welford): ``mean [C, P]``, ``squares [C, P]`` or ``[C, P, P]``."""
+
+    mean: Tensor
+    squares: Tensor
+    count: int = 0
+
+    @classmethod
+    def zeros(cls, flat: Tensor, *, dense: bool) -> RunningMoments:
+        """Begin with nothing, for chains like ``flat [C, P]``."""
+        wide = flat.double()
+        return cls(torch.zeros_like(wide), torch.zeros_like(wide.unsqueeze(-1) * wide.unsqueeze(-2) if dense else wide))
+
+    def update(self, flat: Tensor) -> RunningMoments:
+        """Take in one draw of every chain."""
+        x, n = flat.double(), self.count + 1
+        before = x - self.mean
+        mean = self.mean + before / n
+        after = x - mean
+        dense = self.squares.ndim == 3
+        squares = self.squares + (before.unsqueeze(-1) * after.unsqueeze(-2) if dense else before * after)
+        return RunningMoments(mean, squares, n)
+
+    def covariance(self, *, pool: bool) -> Tensor:
+        """Give the shrunk estimate ``n/(n+5) S + 5/(n+5) 1e-3 I`` (Stan's), of one chain each or of all together."""
+        squares, n = self.squares, self.count
+        if pool:
+            spread = self.mean - self.mean.mean(0)
+            extra = spread.unsqueeze(-1) * spread.unsqueeze(-2) if squares.ndim == 3 else spread**2
+            squares, n = (squares + self.count * extra).sum(0), self.count * len(squares)
+        eye = torch.eye(self.mean.shape[-1], dtype=squares.dtype) if self.squares.ndim == 3 else torch.ones(())
+        return squares * (n / ((n + 5.0) * max(n - 1, 1))) + eye.to(squares) * (5e-3 / (n + 5.0))
+
+
+def windows(warmup: int) -> tuple[int, list[int]]:
+    """Give the first step of mass adaptation and the ends of its windows.
+
+    75 steps settle, windows of 25, 50, 100, ... learn the mass, 50 steps tune the step size: Stan's scheme, in
+    proportion 15 : 75 : 10 when the warm-up is shorter than 150 steps.
+    """
+    first, last, base = (75, 50, 25) if warmup >= 150 else (int(0.15 * warmup), int(0.1 * warmup), warmup)
+    stop, ends, at = warmup - last, [], first
+    while at < stop:
+        # A window that could not be followed by one twice its size takes all that is left.
+        at = stop if at + 3 * base > stop else at + base
+        ends.append(at)
+        base *= 2
+    return first, ends
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A kernel with what the warm-up found, and where it left the chains.
+
+    Args:
+        kernel: HMC with the step size and metric below.
+        position: where the chains are, ``[C, *shape]``.
+        step_size: ``[C]``.
+        metric: the mass matrix.
+        acceptance: mean Metropolis probability over the last stage of the warm-up ``[C]``.
+    """
+
+    kernel: Kernel
+    position: Tree
+    step_size: Tensor
+    metric: Metric
+    acceptance: Tensor
+
+
+def window_adaptation(
+    potential: Potential,
+    position: Tree,
+    *,
+    seed: int,
+    gradient: Gradient | None = None,
+    warmup: int = 500,
+    steps: int = 10,
+    mass: Literal["diagonal", "dense"] = "diagonal",
+    target: float = 0.8,
+    temperature: float = 1.0,
+    jitter: float = 0.2,
+    pool: bool = True,
+) -> Adapted:
+    """Warm HMC up: find the step size that accepts a share ``target``, and a mass that makes the target round.
+
+    Args:
+        potential: ``U`` of one point.
+        position: starting points ``[C, *shape]``; spread them, so that R-hat means something.
+        seed: of the warm-up's own streams.
+        gradient: ``dU`` of stacked points, where it is known in closed form.
+        warmup: transitions, at least 20.
+        steps: leapfrog steps a trajectory.
+        mass: ``diagonal`` learns variances, ``dense`` the covariance.
+        target: the acceptance wanted, in (0, 1).
+        temperature: T, positive.
+        jitter: see :func:`~fedmomentum.samplers.hmc.hmc`.
+        pool: the chains share one step size and mass, which learn C times as fast; without, a chain adapts alone, and
+            its draws do not depend on the others.
+
+    Raises:
+        ValueError: ``warmup`` or ``target`` is out of its range, or ``mass`` is neither of the two.
+
+    Source: arXiv:1111.4246 (dual averaging); Stan reference manual, HMC algorithm parameters (windows).
+    """
+    if warmup < 20 or not 0 < target < 1 or mass not in ("diagonal", "dense"):
+        raise ValueError("need warmup >= 20, target in (0, 1) and a mass that is 'diagonal' or 'dense'")
+    field, number, dense = field_of(potential, gradient), chains(position), mass == "dense"
+    state = hmc_init(field, position)
+    flat = ravel(position)
+    metric: Metric = Diagonal(torch.ones(flat.shape[-1], dtype=flat.dtype, device=flat.device))
+    first, ends = windows(warmup)
+    moments = RunningMoments.zeros(flat, dense=dense)
+
+    def shared(x: Tensor) -> Tensor:
+        return x.mean(0, keepdim=True).expand(number) if pool else x
+
+    def transition(state: State, at: int, step_size: Tensor, count: int) -> tuple[State, HMCInfo]:
+        keys = chain_keys(torch_stream(seed, "warmup", step=at), number, flat.device)
+        size = jittered(step_size, keys, jitter)
+        return hmc_transition(field, state, keys, step_size=size, steps=count, metric=metric, temperature=temperature)
+
+    def guess(state: State, at: int, step_size: Tensor) -> Tensor:
+        return _reasonable(lambda e: shared(transition(state, at, e, 1)[1].acceptance), step_size, target)
+
+    start = torch.ones(number, dtype=torch.float64, device=flat.device)
+    search = DualAveraging.start(guess(state, 0, start), target)
+    total = torch.zeros(number, dtype=torch.float64, device=flat.device)
+    for t in range(warmup):
+        state, info = transition(state, t + 1, search.step, steps)
+        search = search.update(shared(info.acceptance))
+        if t >= (ends[-1] if ends else 0):
+            total = total + info.acceptance
+        if first <= t < ends[-1]:
+            moments = moments.update(ravel(state["position"]))
+            if t + 1 in ends:
+                covariance = moments.covariance(pool=pool).to(flat.dtype)
+                metric = Dense(covariance) if dense else Diagonal(covariance)
+                moments = RunningMoments.zeros(flat, dense=dense)
+                search = DualAveraging.start(guess(state, -t - 1, search.step), target)
+    step_size = search.final
+    kernel = hmc(
+        potential,
+        gradient=gradient,
+        step_size=step_size,
+        steps=steps,
+        metric=metric,
+        temperature=temperature,
+        jitter=jitter,
+    )
+    return Adapted(kernel, state["position"], step_size, metric, total / max(warmup - ends[-1], 1))
+
+
+def _reasonable(acceptance: Callable[[Tensor], Tensor], step_size: Tensor, target: float) -> Tensor:
+    """Double or halve each step size until one leapfrog step crosses the target: the order of magnitude to search
+    from.
+    """
+    grow = acceptance(step_size) > target
+    going = torch.ones_like(grow)
+    for _ in range(60):
+        trial = torch.where(grow, step_size * 2.0, step_size * 0.5)
+        step_size = torch.where(going, trial, step_size)
+        going = going & ((acceptance(step_size) > target) == grow)
+        if not bool(going.any()):
+            break
+    return step_size

@@ -1,0 +1,92 @@
+"""Running a kernel: steps, thinning, burn-in, and picking up where a run stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedmomentum.samplers.kernel import Kernel
+from fedmomentum.streams import torch_stream
+from fedmomentum.trees import State, Tree
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Samples with what is needed to go on.
+
+    Args:
+        samples: ``[S, C, *shape]`` a tensor: S draws of C chains.
+        info: what the kernel reported with each kept draw, ``[S, C]`` a field.
+        state: of the kernel after the last step.
+        step: how many transitions were made since the start.
+        seed: of the run's streams.
+    """
+
+    samples: Tree
+    info: dict[str, Tensor]
+    state: State
+    step: int
+    seed: int
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what ``run(..., resume=...)`` needs, without the samples."""
+        return {"state": self.state, "step": self.step, "seed": self.seed}
+
+
+def run(
+    kernel: Kernel,
+    position: Tree | None,
+    steps: int,
+    *,
+    seed: int = 0,
+    thin: int = 1,
+    burn_in: int = 0,
+    keep: Callable[[int], bool] | None = None,
+    resume: Mapping[str, Any] | None = None,
+) -> Draws:
+    """Make ``steps`` transitions and keep the draws ``burn_in + thin``, ``burn_in + 2 thin``, ...
+
+    Step t has a stream of its own, ``torch_stream(seed, "sampler", step=t)``, and steps are counted from the very
+    start, so ``run(n + m)`` equals ``run(n)`` followed by ``run(m, resume=...)``.
+
+    Args:
+        kernel: which sampler.
+        position: starting points ``[C, *shape]``; None when resuming.
+        steps: transitions to make now.
+        seed: of the streams; a resumed run keeps its own.
+        thin: keep one draw in so many.
+        burn_in: transitions since the start of which no draw is kept.
+        keep: says of step t (from 0) whether its draw may be kept, such as ``Cyclical.keeps``.
+        resume: the ``state_dict()`` of the draws before.
+
+    Raises:
+        ValueError: both or neither of ``position`` and ``resume``, or a number out of its range.
+    """
+    if (position is None) == (resume is None):
+        raise ValueError("give either a position to start from or a run to resume")
+    if steps < 1 or thin < 1 or burn_in < 0:
+        raise ValueError(f"need steps >= 1, thin >= 1, burn_in >= 0, not {steps}, {thin}, {burn_in}")
+    if resume is not None:
+        state, done, seed = resume["state"], int(resume["step"]), int(resume["seed"])
+    else:
+        assert position is not None
+        state, done = kernel.init(position), 0
+    kept: list[Tree] = []
+    reports: list[Any] = []
+    for t in range(done, done + steps):
+        state, info = kernel.step(torch_stream(seed, "sampler", step=t), state)
+        past = t + 1 - burn_in
+        if past > 0 and past % thin == 0 and (keep is None or keep(t)):
+            kept.append(state["position"])
+            reports.append(info)
+    if kept:
+        samples = {name: torch.stack([tree[name] for tree in kept]) for name in kept[0]}
+    else:
+        samples = {name: x.new_empty((0, *x.shape)) for name, x in state["position"].items()}
+    fields = reports[0]._fields if reports else ()
+    infos = {name: torch.stack([getattr(r, name) for r in reports]) for name in fields}
+    return Draws(samples, infos, state, done + steps, seed)

@@ -1,0 +1,185 @@
+"""A pool of Ray actors that come up, and import what they need, while the driver imports and loads data."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import threading
+from typing import Any
+
+import ray
+
+from fedmomentum.errors import UserError
+
+_MALLOC = str(1 << 30)
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": _MALLOC,  # glibc returns every large block to the system and faults it in again otherwise
+    "MALLOC_TRIM_THRESHOLD_": _MALLOC,
+}
+PRELOAD = ("torch", "fedmomentum.clients.worker")
+"""Modules that every actor imports as soon as it is there."""
+
+
+@ray.remote
+class _Actor:
+    """A worker in a process of its own; it is built anew for each federation, the process stays."""
+
+    def __init__(self, preload: tuple[str, ...]) -> None:
+        for module in preload:
+            importlib.import_module(module)
+        self._worker: Any = None
+
+    def build(self, make: Any, *resident: Any) -> None:
+        self._worker = make(*resident)
+
+    def run(self, task: Any, payload: Any) -> Any:
+        return self._worker.run(task, payload)
+
+    def ask(self, attribute: str) -> Any:
+        return getattr(self._worker, attribute)
+
+
+def start_ray(address: str | None, *, cpus: int | None = None) -> bool:
+    """Connect to Ray, or start a quiet local one; True when it was started here and is ours to stop.
+
+    Raises:
+        UserError: there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    if address is not None:
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"engine.address: no Ray cluster answers at '{address}' ({str(error).splitlines()[0]}). "
+                "Start one with 'ray start --head', or leave the address out for a local one."
+            ) from error
+        return False
+    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+    os.environ.update(WORKER_ENVIRONMENT)  # a local Ray's workers inherit it, which saves a runtime environment
+    try:
+        ray.init(include_dashboard=False, num_cpus=cpus, **common)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    return True
+
+
+class RayPool:
+    """So many actors on a local Ray or a cluster.
+
+    Args:
+        workers: number of actors; None takes as many as the CPUs (or GPUs) allow.
+        cpus: CPUs that Ray sets aside for each actor.
+        gpus: GPUs that Ray sets aside for each actor; may be a fraction.
+        address: of an existing Ray cluster; None starts a local Ray that ends with :meth:`close`.
+
+    Raises:
+        UserError: there is no cluster at the address, or it does not have the CPUs or GPUs asked for.
+    """
+
+    def __init__(
+        self, *, workers: int | None = None, cpus: float = 1, gpus: float = 0, address: str | None = None
+    ) -> None:
+        """Start Ray where it has to be, and the actors."""
+        local_cpus = None
+        if address is None and workers is not None:
+            local_cpus = max(os.cpu_count() or 1, -(-int(workers * cpus * 1000) // 1000))
+        self._owns_ray = start_ray(address, cpus=local_cpus)
+        self._options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
+        if not self._owns_ray:
+            self._options["runtime_env"] = {"env_vars": WORKER_ENVIRONMENT}
+        self.actors: list[Any] = []
+        self.replaced = 0
+        try:
+            self.workers = workers or self._fitting(cpus, gpus)
+            self._check(cpus, gpus)
+            self.actors = [self.start() for _ in range(self.workers)]
+        except BaseException:
+            self.close()
+            raise
+
+    def _fitting(self, cpus: float, gpus: float) -> int:
+        have = ray.cluster_resources()
+        by_cpu = have.get("CPU", 1.0) / cpus if cpus else float("inf")
+        by_gpu = have.get("GPU", 0.0) / gpus if gpus else float("inf")
+        return max(1, int(min(by_cpu, by_gpu, 1e6)))
+
+    def _check(self, cpus: float, gpus: float) -> None:
+        have = ray.cluster_resources()
+        for name, each, key in (("CPU", cpus, "cpus"), ("GPU", gpus, "gpus")):
+            if each * self.workers > have.get(name, 0.0) + 1e-9:
+                raise UserError(
+                    f"engine: {self.workers} workers of {each:g} {name}s need {each * self.workers:g}, Ray has "
+                    f"{have.get(name, 0.0):g}. Lower engine.workers or engine.{key}."
+                )
+
+    def start(self) -> Any:
+        """Start one actor."""
+        return _Actor.options(**self._options).remote(PRELOAD)  # type: ignore[attr-defined]
+
+    def replace(self, position: int) -> Any:
+        """End an actor, dead or alive, and start another in its place."""
+        ray.kill(self.actors[position])
+        self.actors[position] = self.start()
+        self.replaced += 1
+        return self.actors[position]
+
+    def close(self) -> None:
+        """End the actors, and Ray where it was started here."""
+        if not ray.is_initialized():
+            return
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors = []
+        if self._owns_ray:
+            ray.shutdown()
+
+
+class RayPoolStart:
+    """Starts a pool in a thread: Ray needs seconds to come up in processes of its own, and torch can load meanwhile."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Begin; the settings are those of :class:`RayPool`."""
+        self._pool: RayPool | None = None
+        self._error: BaseException | None = None
+        self._ready, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._keep, args=(settings,), daemon=True)
+        self._thread.start()
+
+    def _keep(self, settings: dict[str, Any]) -> None:
+        """Start the pool and stay: Linux ends Ray's processes with the thread that started them."""
+        try:
+            self._pool = RayPool(**settings)
+        except BaseException as error:  # handed to the thread that waits for the pool
+            self._error = error
+        self._ready.set()
+        self._over.wait()
+
+    def pool(self) -> RayPool:
+        """Wait for the pool.
+
+        Raises:
+            UserError: see :class:`RayPool`.
+        """
+        self._ready.wait()
+        if self._error is not None:
+            raise self._error
+        assert self._pool is not None
+        return self._pool
+
+    def close(self) -> None:
+        """Wait for the pool and end it, if it ever came up."""
+        self._ready.wait()
+        if self._pool is not None:
+            self._pool.close()
+        self._over.set()

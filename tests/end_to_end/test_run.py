@@ -1,0 +1,173 @@
+"""Scenarios as a user runs them, from Python."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+import fedmomentum as fm
+from fedmomentum.errors import UserError
+from fedmomentum.scenario import shipped
+from tests.end_to_end.tiny import same_models, write
+
+
+def test_a_run_leaves_a_folder_that_a_person_can_use(tmp_path):
+    result = fm.run(write(tmp_path), out=tmp_path / "runs")
+    assert result.status == "finished"
+    table = pd.DataFrame(result.metrics)
+    assert list(table["round"]) == [0, 1, 2, 3, 4]
+    assert table.accuracy.between(0, 1).all() and table.train_loss.iloc[-1] < table.train_loss.iloc[1]
+    names = {p.relative_to(result.folder).as_posix() for p in result.folder.rglob("*") if p.is_file()}
+    assert {
+        *("scenario.yaml", "resolved.yaml", "provenance.json", "status.json", "partition.json"),
+        *("metrics.jsonl", "clients.jsonl", "model.safetensors", "plots/accuracy.svg", "plots/accuracy.png"),
+        *("plots/partition.svg", "plots/partition.png"),
+    } <= names
+    assert yaml.safe_load((result.folder / "scenario.yaml").read_text())["rounds"] == 4
+    provenance = json.loads((result.folder / "provenance.json").read_text())
+    assert len(provenance["data"]["digits"]) == 64 and provenance["versions"]["torch"]
+    facts = json.loads((result.folder / "status.json").read_text())["facts"]
+    assert facts["vectorize"] == "stacked" and "dense" in facts["vectorize_reason"]
+
+
+def test_a_saved_model_loads_into_plain_torch_and_is_as_good_as_was_said(tmp_path):
+    from safetensors.torch import load_file
+
+    from fedmomentum.data import load
+    from fedmomentum.models import build
+
+    result = fm.run(write(tmp_path), out=tmp_path / "runs")
+    model = build("mlp", input_shape=(1, 8, 8), classes=10, seed=9, hidden=[16])
+    model.load_state_dict(load_file(result.folder / "model.safetensors"))
+    data = load("digits", seed=0)
+    with torch.no_grad():
+        right = (model(torch.from_numpy(data.test_x)).argmax(1).numpy() == data.test_y).mean()
+    assert right == pytest.approx(result.metrics[-1]["accuracy"])
+
+
+def test_a_seed_fixes_everything_and_another_seed_changes_it(tmp_path):
+    path = write(tmp_path)
+    first, second, other = (fm.run(path, out=tmp_path / "runs", overrides=o) for o in ([], [], ["seed=1"]))
+    assert same_models(first.folder, second.folder)
+    assert not same_models(first.folder, other.folder)
+    clocks = {"seconds", "elapsed"}
+    strip = lambda rows: [{k: v for k, v in row.items() if k not in clocks} for row in rows]  # noqa: E731
+    assert strip(first.metrics) == strip(second.metrics)
+
+
+def test_arms_share_data_and_differ_in_what_they_say(tmp_path):
+    arms = {"FedAvg": {"strategy": {"name": "fedavg"}}, "FedAvgM": {}}
+    result = fm.run(write(tmp_path, arms=arms), out=tmp_path / "runs")
+    assert list(result.arms) == ["FedAvg", "FedAvgM"]
+    single = fm.run(write(tmp_path), out=tmp_path / "runs")
+    assert same_models(result.folder / "arms/FedAvgM", single.folder)
+    run = fm.load_run(result.folder)
+    assert {row["arm"] for row in run.metrics} == {"FedAvg", "FedAvgM"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": {"name": "digits", "partition": {"name": "shards", "clients": 12}}},
+        {"data": {"name": "digits", "partition": {"name": "quantity", "clients": 12, "sigma": 1.0}}},
+        {"data": {"name": "digits", "partition": {"name": "dirichlet_per_class", "clients": 12, "alpha": 0.5}}},
+        {
+            "data": {
+                "name": "digits",
+                "partition": {"name": "iid", "clients": 12},
+                "shift": {"rotation": 30, "noise": 0.1, "gain": 0.2},
+            }
+        },
+        {
+            "data": {"name": "synthetic", "clients": 10, "size_max": 60, "partition": {"name": "natural"}},
+            "model": {"name": "logistic"},
+        },
+        {
+            "data": {"name": "digits", "validation": 0.2, "partition": {"name": "iid", "clients": 12}},
+            "evaluate": {"clients": 0.5},
+        },
+        {"participation": {"name": "bernoulli", "probability": 0.3, "dropout": 0.2}},
+        {
+            "participation": {
+                "name": "weighted",
+                "count": 3,
+                "availability": {"name": "cyclic", "period": 4, "window": 2},
+            }
+        },
+        {
+            "participation": {
+                "name": "uniform",
+                "count": 6,
+                "stragglers": {"sigma": 1.0, "deadline": 1.0, "late": "partial"},
+            }
+        },
+        {
+            "client": {
+                "optimizer": {"name": "adam", "lr": 0.01, "betas": [0.8, 0.99]},
+                "steps": 3,
+                "state": "keep",
+                "clip_norm": 1.0,
+            }
+        },
+        {
+            "client": {
+                "optimizer": {"name": "lion", "lr": 0.001},
+                "batch_size": "all",
+                "lr_schedule": {"name": "cosine", "warmup": 1},
+            }
+        },
+        {"strategy": {"name": "fedadam", "eta": 0.01, "convention": "keras"}},
+        {"strategy": {"name": "fedopt", "rule": {"name": "rmsprop", "lr": 0.01}}},
+        {"strategy": {"name": "flwr.serverapp.strategy:FedMedian", "options": {"fraction_evaluate": 0.0}}},
+        {"model": {"name": "cnn_small", "padding": 1}},
+        {"model": {"name": "resnet", "depth": 8, "width": 4, "norm": "batch"}},
+        {"model": {"name": "tests.clients.noisy:dropout_network"}},
+    ],
+    ids=lambda change: json.dumps(change)[:60],
+)
+def test_every_part_of_the_schema_runs(tmp_path, change):
+    change.get("data", {}).pop("size_max", None)
+    result = fm.run(write(tmp_path, rounds=2, **change), out=tmp_path / "runs")
+    assert result.status == "finished"
+    assert all(np.isfinite(row["loss"]) for row in result.metrics)
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_shipped_scenarios_run(tmp_path, name):
+    small = ["rounds=1", "engine.name=inline", "expect=[]"]
+    if "fashion" in shipped()[name].read_text():
+        from fedmomentum.data import load
+
+        try:
+            load("fashion_mnist", train_size=10, test_size=10)
+        except UserError:
+            pytest.skip("Fashion-MNIST is not on this machine")
+        small += ["data.train_size=400", "data.test_size=100"]
+    result = fm.run(name, overrides=small, out=tmp_path / "runs")
+    assert result.status == "finished"
+
+
+def test_what_is_wrong_shows_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match=r"scenario\.yaml:\d+:\d+: model\.name"):
+        fm.run(write(tmp_path, model={"name": "mpl"}), out=tmp_path / "runs")
+    with pytest.raises(UserError, match="5000 clients"):
+        fm.run(
+            write(tmp_path, data={"name": "digits", "partition": {"name": "iid", "clients": 5000}}),
+            out=tmp_path / "runs",
+        )
+    with pytest.raises(UserError, match="no_such_module"):
+        fm.run(write(tmp_path, model={"name": "no_such_module:net"}), out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missed_quorum_stops_the_run_where_that_is_asked(tmp_path):
+    strategy = {"name": "fedavgm", "quorum": 6, "on_missed_quorum": "stop"}
+    participation = {"name": "uniform", "count": 6, "dropout": 0.5}
+    result = fm.run(write(tmp_path, strategy=strategy, participation=participation), out=tmp_path / "runs")
+    assert result.status == "failed"
+    assert "replies are good, 6 are needed" in result.warnings[0]

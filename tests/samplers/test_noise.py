@@ -1,0 +1,70 @@
+"""Counter-based noise: the right law, and every number a function of its own key alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from fedmomentum.samplers import noise
+from fedmomentum.streams import torch_stream
+
+KEYS = noise.chain_keys(torch_stream(7, "noise"), 64)
+
+
+def test_words_are_splitmix64_of_labels() -> None:
+    """Against the finaliser in Python's unbounded integers."""
+
+    def mix(x: int) -> int:
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
+        return x ^ (x >> 31)
+
+    keys = [0, 1, -1, 2**63 - 1, -(2**63)]
+    wanted = [[mix((k % 2**64) ^ mix(i * 0x9E3779B97F4A7C15 % 2**64)) for i in range(5)] for k in keys]
+    found = [[w % 2**64 for w in row] for row in noise.words(torch.tensor(keys), 5).tolist()]
+    assert found == wanted
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normals_are_normal_and_uniforms_uniform(dtype: torch.dtype) -> None:
+    z = noise.normals(KEYS, 3001, dtype)
+    assert z.dtype == dtype
+    assert stats.kstest(z.flatten().double().numpy(), "norm").pvalue > 1e-3
+    assert stats.kstest(noise.uniforms(KEYS, 3001).flatten().numpy(), "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("axis", ["positions", "chains", "steps", "purposes"])
+def test_neighbours_are_uncorrelated(axis: str) -> None:
+    numbers = torch.arange(2000)
+    table = {
+        "positions": noise.normals(KEYS, 2000),
+        "chains": noise.normals(noise.chain_keys(torch_stream(1, "x"), 2000), 64).T,
+        "steps": torch.stack([noise.normals(noise.fold(KEYS[0], n), 64) for n in numbers], 1),
+        "purposes": torch.cat([noise.normals(KEYS, 1000), noise.normals(noise.fold(KEYS, 1), 1000)], 1),
+    }[axis]
+    lags = (1, 2, 1000) if axis == "purposes" else (1, 2, 3, 1000)
+    for lag in lags:
+        pairs = table[:, :-lag] * table[:, lag:]
+        assert abs(float(pairs.mean())) < 4.5 / np.sqrt(pairs.numel())
+
+
+def test_a_chain_draws_the_same_whoever_runs_beside_it() -> None:
+    few, many = (noise.chain_keys(torch_stream(3, "x", step=2), n) for n in (2, 50))
+    tree = {"a": torch.zeros(50, 3, 2), "b": torch.zeros(50)}
+    big, small = noise.normal_like(many, tree), noise.normal_like(few, {n: x[:2] for n, x in tree.items()})
+    assert torch.equal(few, many[:2])
+    assert all(torch.equal(small[n], big[n][:2]) for n in tree)
+
+
+def test_integers_fill_their_range_evenly() -> None:
+    counts = torch.bincount(noise.integers(KEYS, 2000, 7).flatten(), minlength=7)
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+
+
+def test_a_generator_is_asked_for_one_number() -> None:
+    one, other = torch_stream(0, "x"), torch_stream(0, "x")
+    noise.chain_keys(one, 3)
+    noise.chain_keys(other, 300)
+    assert torch.equal(one.get_state(), other.get_state())
