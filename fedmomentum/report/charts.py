@@ -192,11 +192,19 @@ def _quantiles(name: str, tables: Sequence[Columns], key: str) -> Curve:
     values = np.concatenate([np.asarray(table[key]) for table in tables])
     fine = np.isfinite(rounds) & np.isfinite(values)
     rounds, values = rounds[fine], values[fine]
-    order = np.argsort(rounds, kind="stable")
-    found, first = np.unique(rounds[order], return_index=True)
-    parts = np.split(values[order], first[1:]) if len(found) else []
-    low, middle, high = np.array([np.percentile(part, (10, 50, 90)) for part in parts]).reshape(-1, 3).T
-    return Curve(name, found.tolist(), middle.tolist(), low.tolist(), high.tolist(), max(map(len, parts), default=0))
+    order = np.lexsort((values, rounds))
+    values = values[order]
+    found, first, counts = np.unique(rounds[order], return_index=True, return_counts=True)
+
+    def quantile(q: float) -> Points:
+        """Interpolate between the neighbours of place ``q (n - 1)`` of each round's sorted values."""
+        places = first + q * (counts - 1)
+        below = np.floor(places).astype(np.int64)
+        above = np.minimum(below + 1, first + counts - 1)
+        return list((values[below] + (places - below) * (values[above] - values[below])).tolist())
+
+    low, middle, high = (quantile(q) for q in (0.1, 0.5, 0.9))
+    return Curve(name, found.tolist(), middle, low, high, int(counts.max(initial=0)))
 
 
 def thin(values: Sequence[float], most: int) -> list[int]:

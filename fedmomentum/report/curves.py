@@ -193,7 +193,7 @@ def _scale(axes: Axes, curves: Sequence[Curve], metric: str, *, whole: bool) -> 
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[tuple[float, float], str]]) -> None:
-    """Write each label right of the axes at the height of its curve's last point, moved apart where they would touch."""
+    """Write labels right of the axes at the height of each curve's last point, moved apart where they would touch."""
     made = axes.get_figure(root=True)
     assert made is not None
     made.draw_without_rendering()  # lays out the axes: only then do data have a height on the page
