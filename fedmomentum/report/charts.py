@@ -43,6 +43,8 @@ AXES = {"round": "round", "time": "time (s)", "simulated": "simulated time", "by
 
 MOST_CURVES = 24
 """Curves in one chart; more cannot be told apart."""
+MOST_BANDS = 6
+"""Curves that are shown with their bands; of more, the bands would hide the curves."""
 MOST_CHARTS = 30
 MOST_POINTS = 16_000
 """Points of all charts together, so that the page stays small."""
@@ -233,7 +235,7 @@ def as_data(drawn: Sequence[Chart]) -> list[dict[str, Any]]:
             "id": f"chart-{number}",
             "title": chart.title,
             "key": chart.key,
-            "band": chart.band,
+            "bands": MOST_BANDS,
             "axes": {axis: AXES[axis] for axis in chart.axes},
             "series": [_series(series, most, chart.axes) for series in chart.series],
         }

@@ -25,6 +25,8 @@ KINDS = 10
 """Colours of kinds; what is beyond them shares the last one."""
 LEVELS = 5
 """Shades of an amount."""
+MOST_TICKS = 150
+"""Values that get a tick of their own."""
 
 
 def picture(width: float, height: float, *shapes: Html, label: str, class_: str) -> Html:
@@ -134,11 +136,25 @@ def _cells(mask: NDArray[Any]) -> str:
 
 
 def strip(values: Sequence[float], low: float, high: float, label: str, colour: str) -> Html:
-    """Draw each value as a tick between ``low`` and ``high``."""
-    span = (high - low) or 1.0
-    places = sorted({round(1 + 98 * (value - low) / span, 2) for value in values})
-    path = tag("path", class_=f"ticks {colour}", d="".join(f"M{x:g} 1v8" for x in places))
-    return picture(100, 10, path, label=label, class_="strip")
+    """Draw each value as a tick between ``low`` and ``high``; of many, the median, the middle half and middle 80 %."""
+    import numpy as np
+
+    def place(value: float) -> str:
+        return f"{1 + 98 * (value - low) / ((high - low) or 1.0):.4g}"
+
+    if len(values) <= MOST_TICKS:
+        ticks = dict.fromkeys(map(place, sorted(values)))
+        return picture(100, 10, _ticks(ticks, colour), label=label, class_="strip")
+    ends = [place(value) for value in np.percentile(values, (10, 25, 50, 75, 90)).tolist()]
+    boxes = [
+        tag("path", class_=f"box {colour}", d=f"M{ends[i]} {top}H{ends[-1 - i]}V{10 - top}H{ends[i]}z")
+        for i, top in ((0, 3), (1, 1.5))
+    ]
+    return picture(100, 10, *boxes, _ticks([ends[2]], colour), label=label, class_="strip")
+
+
+def _ticks(places: Iterable[str], colour: str) -> Html:
+    return tag("path", class_=f"ticks {colour}", d="".join(f"M{x} 1v8" for x in places))
 
 
 def stack(parts: Mapping[str, float], longest: float, order: Sequence[str], label: str) -> Html:

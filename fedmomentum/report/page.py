@@ -17,6 +17,7 @@ from fedmomentum.report.charts import MOST_CURVES, Chart, as_data, charts, group
 from fedmomentum.report.gather import Source, gather
 from fedmomentum.report.headline import headline
 from fedmomentum.report.markup import Html, data_block, join, tag, text
+from fedmomentum.report.numbers import real
 from fedmomentum.report.pieces import named, section
 from fedmomentum.runs import Run
 from fedmomentum.runs.atomic import write_text
@@ -73,56 +74,57 @@ def page(sources: Sequence[Source]) -> tuple[str, list[Chart]]:
         for kind in ("metric", "spread", "probe")
     }
     grid = {kind: tag("div", *made, class_="grid") for kind, made in figures.items() if made}
-    sections = [
-        record.setting(sources),
-        section("numbers", "Headline numbers", results.headline_table(found, colours)),
-        results.claims(sources),
-        section("curves", "Curves", grid["metric"]) if "metric" in grid else None,
-        population.partitions(sources),
-        population.clients(arms, figures["spread"], colours),
-        population.participation(arms),
-        results.time_profile(arms, colours),
-        section("probes", "Probes and other measurements", grid["probe"]) if "probe" in grid else None,
-        record.failures(sources),
-        record.provenance(sources),
-        record.repeat(sources),
-    ]
+    sections: dict[str, Html | None] = {
+        "setting": record.setting(sources),
+        "numbers": section("numbers", "Headline numbers", results.headline_table(found, colours)),
+        "claims": results.claims(sources),
+        "curves": section("curves", "Curves", grid["metric"]) if "metric" in grid else None,
+        "partition": population.partitions(sources),
+        "clients": population.clients(arms, figures["spread"], colours),
+        "participation": population.participation(arms),
+        "time": results.time_profile(arms, colours),
+        "probes": section("probes", "Probes and other measurements", grid["probe"]) if "probe" in grid else None,
+        "failures": record.failures(sources),
+        "provenance": record.provenance(sources),
+        "repeat": record.repeat(sources),
+    }
+    made = {identifier: content for identifier, content in sections.items() if content is not None}
     body = join(
         [
             tag("a", "To the content", href="#content", class_="skip"),
-            _head(sources, results.finding(found, sources[0].label)),
-            tag("main", *[made for made in sections if made], id="content"),
+            _head(sources, results.finding(found), list(made)),
+            tag("main", *made.values(), id="content"),
             tag("footer", f"Written by fedmomentum {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. ",
                 "The charts are drawn by uPlot 1.6.32 (MIT licence)."),
             data_block("charts", data),
         ]
     )  # fmt: skip
-    return _document(" | ".join(source.question for source in sources), body), drawn
+    return _document(" | ".join(dict.fromkeys(source.question for source in sources)), body), drawn
 
 
-def _head(sources: Sequence[Source], finding: str) -> Html:
+def _head(sources: Sequence[Source], finding: str, sections: Sequence[str]) -> Html:
+    """Make the top of the page: links, the question, what was found, what became of each run."""
     theme = tag("button", "Theme: automatic", type="button", id="theme")
-    links = [("setting", "Setting"), ("numbers", "Numbers"), ("curves", "Curves"), ("clients", "Clients")]
-    links += [("failures", "Failures"), ("provenance", "Provenance"), ("repeat", "Repeat")]
-    bar = tag("nav", *(tag("a", word, href=f"#{target}") for target, word in links), theme, aria_label="Contents")
+    bar = tag("nav", *(tag("a", s.capitalize(), href=f"#{s}") for s in sections), theme, aria_label="Contents")
     questions = list(dict.fromkeys(source.question for source in sources))
-    title = tag("h1", text(questions[0], most=400))
+    together = f"{len(sources)} runs side by side"
+    title = join([tag("h1", text(questions[0], most=400)), tag("p", together) if len(sources) > 1 else None])
     if len(questions) > 1:
         items = (tag("li", tag("strong", named(s.label)), ": ", text(s.question, most=400)) for s in sources)
-        title = join([tag("h1", f"{len(sources)} runs side by side"), tag("ul", *items, class_="questions")])
-    return tag("header", bar, title, tag("p", finding, class_="finding"), *(_state(s, len(sources)) for s in sources))
+        title = join([tag("h1", together), tag("ul", *items, class_="questions")])
+    return tag("header", bar, title, tag("p", finding, class_="finding"), *map(_state, sources))
 
 
-def _state(source: Source, runs: int) -> Html:
+def _state(source: Source) -> Html:
+    """Say in a line what became of a run."""
     arms = len(groups(source.arms))
     seeds = max(Counter(arm.group for arm in source.arms).values(), default=1)
-    rounds = max((int(arm.status.get("rounds_done") or 0) for arm in source.arms), default=0)
-    words = [f"{rounds} rounds"] + [f"{arms} arms"] * (arms > 1) + [f"{seeds} seeds"] * (seeds > 1)
-    words += (
-        [str(source.status.get("started", ""))[:16].replace("T", " ") + " UTC"] if source.status.get("started") else []
-    )
+    rounds = max((real(row["round"]) for arm in source.arms for row in arm.rows), default=0.0)
+    words = [f"{rounds:.0f} rounds"] + [f"{arms} arms"] * (arms > 1) + [f"{seeds} seeds"] * (seeds > 1)
+    started = str(source.status.get("started") or "")
+    words += [f"{started[:16].replace('T', ' ')} UTC"] if started else []
     state = tag("span", source.state, class_=f"state {source.state}")
-    return tag("p", state, " ", named(source.label), ": " if runs else "", ", ".join(words), class_="about")
+    return tag("p", state, " ", named(source.label), ": ", ", ".join(words), class_="about")
 
 
 def _document(title: str, body: Html) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MOST_ROWS, MOST_COLUMNS = 80, 200
+MOST_ROWS, MOST_COLUMNS = 120, 200
 """Cells of a heat map; more clients or rounds than that share cells."""
 MOST_ROUNDS = 10**9
 """A round beyond it is a mistake in the file."""

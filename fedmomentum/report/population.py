@@ -45,7 +45,7 @@ def partitions(sources: Sequence[Source]) -> Html | None:
         "partition",
         "Who holds what",
         tag("div", *pictures, class_="grid") if pictures else None,
-        table(heads, rows[:MOST_LINES], label="Partitions in numbers"),
+        table(heads, rows[:MOST_LINES], label="Partitions in numbers", class_="words"),
         note(
             "Total variation: mean over clients of half the summed absolute difference between a client's class "
             "distribution and that of all data; 0 is iid. Effective classes: exponential of the entropy of a client's "
@@ -132,12 +132,16 @@ def clients(arms: Sequence[Arm], spread: Sequence[Html], colours: Mapping[int, i
         for name, (index, found) in last.items():
             if found and index in colours:
                 label = f"{key} of {len(found)} clients, from {number(min(found))} to {number(max(found))}"
-                ticks = drawings.strip(found[:2000], low, high, label, f"c{colours[index] % 8}")
+                ticks = drawings.strip(found, low, high, label, f"c{colours[index] % 8}")
                 rows.append(tag("div", tag("span", named(name, colours[index]), class_="who"), ticks, class_="row"))
         words = str(key).replace("_", " ")
         strips = tag(
             "figure",
-            tag("figcaption", tag("h3", f"Last {words} of each client"), note("A tick is a client.")),
+            tag(
+                "figcaption",
+                tag("h3", f"Last {words} of each client"),
+                note(f"A tick is a client; of more than {drawings.MOST_TICKS}, bars hold the middle half and 80 %."),
+            ),
             tag("div", *rows, drawings.ends(number(low), number(high), words), class_="strips"),
         )
     else:
@@ -171,6 +175,10 @@ def participation(arms: Sequence[Arm]) -> Html | None:
     )
 
 
+def _several(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _heat(part: Participation) -> Html:
     times, lost = part.times_replied, part.times_failed
     tall, wide = part.bins
@@ -180,7 +188,7 @@ def _heat(part: Participation) -> Html:
     words = [f"{count:,} clients", f"{part.rounds:,} rounds", f"each chosen {chosen.min():,} to {chosen.max():,} times"]
     words += [f"{never:,} of them never"] if never else []
     words += [f"{int(lost.sum()):,} of {int(chosen.sum()):,} replies not used"] if lost.sum() else ["every reply used"]
-    words += [f"a cell is {tall} clients by {wide} rounds"] if tall * wide > 1 else []
+    words += [f"a cell is {_several(tall, 'client')} by {_several(wide, 'round')}"] if tall * wide > 1 else []
     names = "; ".join(part.arms[:6]) + (f" and {len(part.arms) - 6} more" if len(part.arms) > 6 else "")
     label = f"Participation of {count} clients in {part.rounds} rounds; the numbers are in the table below"
     order = (

@@ -78,7 +78,9 @@ def _side_by_side(sources: Sequence[Source], columns: Sequence[Mapping[str, str]
         differ = "differs" if len(set(values)) > 1 else None
         cells = (tag("td", text(value, most=MOST_VALUE), class_=differ) for value in values)
         rows.append([tag("th", key, scope="row"), *cells])
-    heads: list[Content] = ["", *(named(source.label) for source in sources)] if len(sources) > 1 else ["", ""]
+    heads: list[Content] = (
+        [label.lower(), *(named(source.label) for source in sources)] if len(sources) > 1 else [label.lower(), "value"]
+    )
     return table(heads, rows, label=label, left=len(heads), class_="words")
 
 

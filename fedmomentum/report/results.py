@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedmomentum.report import drawings
-from fedmomentum.report.charts import Chart, groups, mean
+from fedmomentum.report.charts import MOST_BANDS, Chart, groups, mean
 from fedmomentum.report.gather import Arm, Source
 from fedmomentum.report.headline import Headline, Line, Point, total
 from fedmomentum.report.markup import Content, Html, join, number_cell, table, tag, text
@@ -18,20 +18,21 @@ PHASES = ("configure", "train", "aggregate", "evaluate_clients", "evaluate", "ch
 """The parts of a round, in their order."""
 
 
-def finding(found: Headline, name: str) -> str:
+def finding(found: Headline) -> str:
     """Say in a sentence where the arms ended."""
     lines = [line for line in found.lines if line.last]
     if not lines:
         return "Nothing was measured yet."
     metric = found.metric.replace("_", " ")
     parts = []
-    for i, line in enumerate(lines[:4]):
+    common = None
+    for line in lines[:4]:
         assert line.last is not None
-        value = f"{metric} {number(line.last.value)}" if i == 0 else number(line.last.value)
-        after = f" after {line.last.round} rounds" if i == 0 or line.last.round != lines[0].last.round else ""  # type: ignore[union-attr]
-        verb = " reached " if i == 0 else " "
-        bad = f" and diverged in round {line.diverged}" if line.diverged is not None else ""
-        parts.append(f"{text(line.name or name, most=MOST_NAME)}{verb}{value}{after}{bad}")
+        words = [text(line.name, most=MOST_NAME), *([f"reached {metric}"] if common is None else [])]
+        words += [number(line.last.value), *([f"after {line.last.round} rounds"] if line.last.round != common else [])]
+        words += [f"and diverged in round {line.diverged}"] if line.diverged is not None else []
+        parts.append(" ".join(words))
+        common = line.last.round if common is None else common
     rest = f"; {len(lines) - 4} more arms" if len(lines) > 4 else ""
     return "; ".join(parts) + rest + "."
 
@@ -161,6 +162,7 @@ def chart_figure(chart: Chart, data: Mapping[str, Any]) -> Html:
     identifier = str(data["id"])
     many = any("low" in series for series in data["series"])
     words = [f"line: {'median' if chart.kind == 'spread' else 'mean of the seeds'}; band: {chart.band}"] if many else []
+    words += [f"bands show while at most {MOST_BANDS} curves do"] if many and len(chart.series) > MOST_BANDS else []
     words += [f"{chart.left_out} more arms are in the table of headline numbers only"] if chart.left_out else []
     axes = chart.axes
     controls = []

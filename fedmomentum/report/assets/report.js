@@ -80,6 +80,7 @@
       const font = `11px ${getComputedStyle(document.body).fontFamily}`;
       const series = [{}];
       const bands = [];
+      const banded = this.data.series.length - this.hidden.size <= this.data.bands;
       this.data.series.forEach((s, i) => {
         const stroke = colour(`c${s.index % 8}`);
         const few = s.y.length <= 15;
@@ -90,7 +91,7 @@
         });
         const edge = { show, stroke: "transparent", width: 0, points: { show: false } };
         series.push({ ...edge }, { ...edge });
-        if (s.low && show) bands.push({ series: [3 * i + 3, 3 * i + 2], fill: `${stroke}29` });
+        if (s.low && show && banded) bands.push({ series: [3 * i + 3, 3 * i + 2], fill: `${stroke}29` });
       });
       const axis = {
         stroke: ink, font, labelFont: font, labelSize: 14, labelGap: 0,
