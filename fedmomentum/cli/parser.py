@@ -104,4 +104,28 @@ def build_parser() -> argparse.ArgumentParser:
         "--table", choices=("metrics", "clients", "failures"), help="only this table (default: metrics and clients)"
     )
     export.add_argument("--out", metavar="FILE", help="for the metrics, clients beside it; - prints one table as CSV")
+
+    report = add("report", "report", "write what runs gave as one HTML file, with its plots beside it", debug)
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run folders; several stand side by side")
+    report.add_argument(
+        "--out", metavar="FILE", help="the HTML file (default: report.html in the run folder, here for several)"
+    )
+    report.add_argument("--open", action="store_true", help="open it in the browser")
+    report.add_argument("--no-plots", dest="plots", action="store_false", help="write no PNG and SVG files")
+
+    watch = add("watch", "watch", "follow a run that is going on, until it ends", debug)
+    watch.add_argument("run", metavar="RUN", help="a run folder")
+    watch.add_argument(
+        "--interval", type=_seconds, default=0.5, metavar="S", help="seconds between looks (default: 0.5)"
+    )
     return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.01 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0.01 to 3600, not {text}")
+    return seconds

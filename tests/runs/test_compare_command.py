@@ -156,8 +156,8 @@ def test_none_of_it_loads_torch(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (9_940, "9.9 kB"), (9_960, "10 kB"), (999_400, "999 kB"),
-     (999_600, "1.0 MB"), (2.5e9, "2.5 GB"), (3e15, "3000 TB")],
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (9_940, "9.94 kB"), (9_960, "9.96 kB"), (999_400, "999 kB"),
+     (999_600, "1 MB"), (2.5e9, "2.5 GB"), (3e15, "3000 TB")],
 )  # fmt: skip
 def test_sizes(count: float, text: str) -> None:
     assert size(count) == text
