@@ -68,11 +68,10 @@ class Follower:
         """
         last = now()
         while True:
-            status = _status(Run(self.path))
+            status = _status(Run(self.path))  # before the rows: of a run that has ended, all of them are there then
             if self._look(progress):
                 last = now()
             if status.get("status", "running") != "running":
-                self._look(progress)  # what was written between the look at the rows and that at the status
                 return False
             if now() - last > PATIENCE and not _alive(status.get("pid")):
                 return True

@@ -50,3 +50,13 @@ def test_a_file_whose_rows_were_dropped_is_read_anew(tmp_path: Path) -> None:
     assert file.restarted
     assert [row["round"] for row in rows] == [0, 1, 2, 3, 4, 5, 6]
     assert list(file.read()) == [] and not file.restarted
+
+
+def test_a_file_that_was_cut_off_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_text('{"round": 1}\n{"round": 2}\n')
+    file = Growing(path)
+    assert len(list(file.read())) == 2
+    path.write_text('{"round": 3}\n')
+    assert [row["round"] for row in file.read()] == [3]
+    assert file.restarted
