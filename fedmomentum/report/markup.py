@@ -73,13 +73,16 @@ def table(
 
     Args:
         heads: of the columns.
-        rows: cells; those made with :func:`tag` stay as they are, others become cells.
+        rows: cells. Cells and heads that are ``td`` or ``th`` already stay as they are.
         label: what a screen reader calls it.
         left: columns of words; the others hold numbers. The first cell of a row is the head of the row.
         class_: CSS class.
     """
     head = join(
-        tag("th", cell, scope="col", class_=None if column < left else "num") for column, cell in enumerate(heads)
+        cell
+        if isinstance(cell, Html) and cell.startswith("<th")
+        else tag("th", cell, scope="col", class_=None if column < left else "num")
+        for column, cell in enumerate(heads)
     )
     body = join(tag("tr", join(_cell(cell, column, left) for column, cell in enumerate(row))) for row in rows)
     inner = tag("table", tag("thead", tag("tr", head)), tag("tbody", body), class_=class_)

@@ -100,7 +100,7 @@ def _held(counts: Any) -> Html | None:
     ]
     return details(
         "Values as a table",
-        table(["client", "examples", tag("span", "examples of each class")], rows, label="Partition"),
+        table(["client", "examples", tag("th", "examples of each class", scope="col")], rows, label="Partition"),
     )
 
 

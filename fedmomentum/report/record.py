@@ -111,7 +111,14 @@ def failures(sources: Sequence[Source]) -> Html:
          text(reason, most=MOST_VALUE), str(len(rounds)), tag("td", _rounds(rounds))]
         for (arm, kind, client, reason), rounds in ordered[:MOST_LINES]
     ]  # fmt: skip
-    heads: list[Content] = ["client", *(["arm"] if several else []), "kind", "reason", "times", tag("span", "rounds")]
+    heads: list[Content] = [
+        "client",
+        *(["arm"] if several else []),
+        "kind",
+        "reason",
+        "times",
+        tag("th", "rounds", scope="col"),
+    ]
     more = len(found) - MOST_LINES
     return section(
         "failures",
