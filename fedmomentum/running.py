@@ -83,12 +83,20 @@ class Running:
             federations = {arm.name: build(arm.scenario, datasets=self.datasets) for arm in self.loaded.arms}
             if self._ray is not None:
                 self._ray.pool()  # a cluster that cannot be had is a fault too
+            from fedmomentum.trackers import prepare
+
+            trackers = [prepare(name) for name in self.loaded.scenario.trackers]
             self.folder = self._open(federations)
+            watching = [make(self.folder.path) for make in trackers]
+            self.listeners += watching
             self.result = Result(self.loaded.scenario.name, self.folder.path)
             try:
                 self._arms(federations)
             finally:
                 release(self.folder)
+            for tracker in watching:
+                if tracker.failure:
+                    self._warn(str(tracker.failure))
             return self.result
         finally:
             self.close()

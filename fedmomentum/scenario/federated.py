@@ -31,6 +31,9 @@ class FederatedScenario(Scenario):
     participation: Participation = Field(default=Uniform(name="uniform"), description="who takes part in a round")
     engine: Engine = Field(default=Engine(), description="where clients train")
     evaluate: Evaluate = Field(default=Evaluate(), description="how the model is tested")
+    trackers: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Field(strict=False)] = Field(
+        default=(), description="experiment trackers that are told of every round; each is an extra to install"
+    )
     checkpoint: Checkpoint = Field(default=Checkpoint(), description="how a run is kept so that it can go on")
 
     def misfits(self) -> Iterator[Misfit]:
