@@ -107,46 +107,6 @@ def test_stacked_and_in_turn_and_by_message(case):
     close(run_rounds(strategy, grid, start(wanted), ROUNDS), in_turn, 1e-6)
 
 
-class Many:
-    """A worker for several specs at once, so that one Ray serves all algorithms."""
-
-    def __init__(self, specs, data):
-        self.workers = {name: Worker(wanted, data) for name, wanted in specs.items()}
-
-    def run(self, task, payload):
-        name, inner = task
-        return self.workers[name].run(inner, payload)
-
-
-class Named:
-    """An executor that speaks to one of the workers of `Many`."""
-
-    def __init__(self, executor, name):
-        self.executor, self.name = executor, name
-
-    def run(self, tasks, payload, *, timeout=None):
-        return self.executor.run([(self.name, task) for task in tasks], payload, timeout=timeout)
-
-
-@pytest.mark.ray
-def test_ray_gives_the_bits_of_this_process():
-    import cloudpickle
-
-    from fedmomentum.simulation.ray_executor import RayExecutor
-    from tests.algorithms import test_engine
-
-    cloudpickle.register_pickle_by_value(test_engine)
-    specs = {case: both_halves(case)[1] for case in ALGORITHMS}
-    executor = RayExecutor(partial(Many, specs), federation(), workers=2, cpus=0.5)
-    try:
-        for case in ALGORITHMS:
-            here, there = simulate(case), simulate(case, executor=Named(executor, case))
-            for name, value in to_arrays(here.arrays).items():
-                np.testing.assert_array_equal(value, to_arrays(there.arrays)[name], err_msg=f"{case}: {name}")
-    finally:
-        executor.close()
-
-
 @pytest.mark.parametrize("case", ["scaffold", "mime", "fedcm", "feddyn", "fedexp", "fednag", "slowmo", "domo"])
 def test_a_run_goes_on_where_it_was_saved(case):
     data = federation()
