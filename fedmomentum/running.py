@@ -157,7 +157,7 @@ class Running:
         from fedmomentum.build import build_executor
 
         s = arm.scenario
-        key = (s.seed, s.data, s.model, s.client, s.engine)
+        key = (s.seed, s.data, federation.spec, s.engine)
         if self.executor is None or key != self._executor_key:
             if self.executor is not None:
                 self.executor.close()

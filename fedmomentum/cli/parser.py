@@ -63,6 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("what", metavar="SCENARIO|RUN", help="a scenario (file or shipped name) or a run folder")
     show.add_argument("--rows", type=int, default=5, metavar="N", help="rounds to print of a run (default: 5)")
 
+    cite = add("cite", "cite", "print BibTeX of the papers behind what a scenario uses", override, debug)
+    cite.add_argument("scenario", metavar="SCENARIO", help="a YAML file, or the name of a shipped scenario")
+
     compare = add("compare", "compare", "compare runs and their arms, paired by seed, in a table and a picture", debug)
     compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders of single arms")
     compare.add_argument("--metric", metavar="NAME", help="what to compare (default: accuracy, else loss)")

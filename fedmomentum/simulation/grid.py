@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Literal
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -16,7 +17,19 @@ from fedmomentum.clients.app import records_of
 from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.events import Failure
-from fedmomentum.protocol import EVERY, MEAN, MEMBERS, METRICS, NUM_EXAMPLES, REDUCTION, SERVER_ROUND
+from fedmomentum.protocol import (
+    EVERY,
+    EXAMPLES,
+    GRADIENT_QUERY,
+    MEAN,
+    MEMBERS,
+    METRICS,
+    NUM_EXAMPLES,
+    REDUCTION,
+    SERVER_ROUND,
+    UNIFORM,
+    WEIGHTING,
+)
 from fedmomentum.simulation import flower
 from fedmomentum.simulation.blocks import automatic_block_size, cut
 from fedmomentum.simulation.executor import Executor, Lost
@@ -37,6 +50,8 @@ class RoundReport:
     bytes_up: int = 0
     worker_seconds: float = 0.0
     simulated_time: float | None = None
+    preliminary: bool = False
+    """Whether the round goes on with another exchange, whose report takes this one's costs over."""
 
 
 class BaseGrid(Grid):
@@ -135,16 +150,22 @@ class SimulationGrid(BaseGrid):
         self.memory = dict(state["memory"])  # type: ignore[call-overload]
 
     def _work(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
-        self.report = RoundReport()
+        before, self.report = self.report, RoundReport()
+        if before.preliminary:
+            self.report.bytes_down, self.report.bytes_up = before.bytes_down, before.bytes_up
+            self.report.worker_seconds = before.worker_seconds
+        self.report.preliminary = any(m.metadata.message_type == GRADIENT_QUERY for m in messages)
         groups: dict[tuple[str, int], list[Message]] = {}
         for message in messages:  # the messages of a round share one content: the model travels once
             groups.setdefault((message.metadata.message_type, id(message.content)), []).append(message)
         replies: list[Message] = []
         for (kind, _), group in groups.items():
-            replies += self._round(group, evaluate=kind.split(".")[0] == MessageType.EVALUATE, timeout=timeout)
+            replies += self._round(group, _kind(kind), timeout)
         return replies
 
-    def _round(self, messages: Sequence[Message], *, evaluate: bool, timeout: float | None) -> list[Message]:
+    def _round(
+        self, messages: Sequence[Message], kind: Literal["train", "evaluate", "gradient"], timeout: float | None
+    ) -> list[Message]:
         content = messages[0].content
         config = next(iter(content.config_records.values()), ConfigRecord())
         by_client = {m.metadata.dst_node_id: m for m in messages}
@@ -153,7 +174,7 @@ class SimulationGrid(BaseGrid):
         reduce = config.get(REDUCTION, EVERY) == MEAN
         clients = sorted(by_client)
         work = [float(self.spec.steps_for(int(self.sizes[c]))) for c in clients]
-        if evaluate:
+        if kind == "evaluate":
             outcome = Faults().outcome(server_round, clients, work)
         else:
             outcome = self.faults.outcome(server_round, clients, work)
@@ -163,10 +184,11 @@ class SimulationGrid(BaseGrid):
         tasks = [
             BlockTask(
                 index=index,
-                kind="evaluate" if evaluate else "train",
+                kind=kind,
                 round=server_round,
                 clients=block,
                 reduce=reduce,
+                uniform=config.get(WEIGHTING, EXAMPLES) == UNIFORM,
                 effort=tuple(outcome.effort.get(c, 1.0) for c in block) if outcome.effort else None,
                 memory={c: self.memory[c] for c in block if c in self.memory},
             )
@@ -185,7 +207,7 @@ class SimulationGrid(BaseGrid):
             self.memory.update(result.memory)
             failures += result.failures
             report.worker_seconds += result.seconds
-            if not evaluate:
+            if kind != "evaluate":
                 report.bytes_up += sum(a.nbytes for r in _sent(result) for a in r.values()) * (
                     len(result.members["client"]) if reduce else 1
                 )
@@ -225,6 +247,12 @@ class SimulationGrid(BaseGrid):
                 content[record] = flower.to_record(arrays)
             replies.append(flower.reply(by_client[client], content))
         return replies
+
+
+def _kind(message_type: str) -> Literal["train", "evaluate", "gradient"]:
+    if message_type == GRADIENT_QUERY:
+        return "gradient"
+    return "evaluate" if message_type.split(".")[0] == MessageType.EVALUATE else "train"
 
 
 def _sent(result: BlockResult) -> list[Arrays]:
