@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.trees import State
 
 _PLAIN = {"lr", "weight_decay", "decay", "momentum", "dampening"}
@@ -69,3 +70,13 @@ def fused_sgd(name: str, hyper: Mapping[str, Any], names: Sequence[str], params:
     if any(not p.is_floating_point() or p.dtype not in (torch.float32, torch.float64) for p in params):
         return None
     return FusedSGD(names, params, hyper, nesterov=name == "nesterov")
+
+
+def plain_momentum(spec: ClientSpec) -> float | None:
+    """Give the momentum of a rule that is nothing but SGD with a heavy ball (0 for SGD), or None for any other."""
+    hyper = {key: value for key, value in spec.optimizer.items() if key != "name"}
+    if spec.optimizer["name"] not in ("sgd", "heavy_ball") or hyper.keys() - _PLAIN or spec.clip_norm is not None:
+        return None
+    if hyper.get("dampening", 0.0) or hyper.get("weight_decay", 0.0) or not isinstance(hyper["lr"], float | int):
+        return None
+    return float(hyper.get("momentum", 0.9)) if spec.optimizer["name"] == "heavy_ball" else 0.0

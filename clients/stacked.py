@@ -13,8 +13,9 @@ from torch.func import functional_call, grad_and_value, vmap
 from fedmomentum.clients.batches import plan
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import Collector, Records
-from fedmomentum.clients.dense import Gradients, dense_gradients
+from fedmomentum.clients.dense import Gradients, dense_gradients, dense_momentum
 from fedmomentum.clients.examples import Examples
+from fedmomentum.clients.fused import plain_momentum
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.looped import FULL_BATCH
 from fedmomentum.clients.network import Network
@@ -25,6 +26,9 @@ from fedmomentum.trees import State, Tree, expand, stack, unstack
 
 _RULE = "rule/"
 
+STACK_BYTES = 8 << 20
+"""Parameters that are stacked at a time: past the share of the cache that a core has, operations wait for memory."""
+
 
 class StackedTrainer:
     """Trains the clients of a block at once by ``torch.func.vmap``; equal to the loop to float tolerance."""
@@ -34,6 +38,10 @@ class StackedTrainer:
         self.spec, self.network, self.make_local = spec, network, make_local
         self._lr = float(spec.optimizer["lr"])
         self._gradients: Gradients = dense_gradients(network.module) or vmap(grad_and_value(self._loss))
+        self._momentum = plain_momentum(spec)
+        self._step = dense_momentum(network.module) if self._momentum is not None else None
+        size = sum(p.numel() * p.element_size() for p in network.params.values())
+        self._width = max(1, STACK_BYTES // max(size, 1))
 
     def _loss(self, params: Tree, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         outputs: Any = functional_call(self.network.module, params, (x,))
@@ -58,13 +66,29 @@ class StackedTrainer:
             if counts[c]
         }
         clients = sorted(plans, key=lambda c: (-len(plans[c]), task.clients.index(c)))
-        if not clients:
-            return collector
+        for begin in range(0, len(clients), self._width):
+            some = clients[begin : begin + self._width]
+            self._together(some, plans, counts, task.memory, records, examples, local, factor, collector)
+        return collector
+
+    def _together(
+        self,
+        clients: list[int],
+        plans: Mapping[int, np.ndarray],
+        counts: Mapping[int, int],
+        memory: Mapping[int, State],
+        records: Records,
+        examples: Examples,
+        local: LocalUpdate,
+        factor: float,
+        collector: Collector,
+    ) -> None:
+        """Train clients, in falling order of their steps, at once."""
         x, y, rows = examples.block(clients, [plans[c] for c in clients])
         steps = np.array([len(r) for r in rows])
         anchor = {name: records[ARRAYS][name] for name in self.network.params}
         shared = {name: tree for name, tree in records.items() if name != ARRAYS}
-        memory_K = self._recall(task.memory, clients, local, anchor)
+        memory_K = self._recall(memory, clients, local, anchor)
         state_K: State = {s.removeprefix(_RULE): t for s, t in memory_K.items() if s.startswith(_RULE)}
         params_K = expand(anchor, len(clients))
         anchor_K = _broadcast(anchor, len(clients))
@@ -80,6 +104,9 @@ class StackedTrainer:
         table_SKB = torch.from_numpy(_pad(rows)).to(x.device)
         weights_SKB = (table_SKB >= 0).to(x.dtype if x.is_floating_point() else torch.float32)
         table_SKB.clamp_(min=0)
+        fused = (
+            self._step if local.direction is None and local.begin is None else None
+        )  # in place, on memory of its own
         for step in range(int(steps[0])):
             active = int((steps > step).sum())
             chosen = table_SKB[step, :active]
@@ -87,10 +114,14 @@ class StackedTrainer:
             yb = y.index_select(0, chosen.reshape(-1)).view(*chosen.shape, *y.shape[1:])
             wb = weights_SKB[step, :active]
             here = _first(params_K, active)
-            grads, loss = self._gradients(here, xb, yb, wb)
             size = wb.sum(1)
-            total_K[:active] += loss.detach() * size
             seen_K[:active] += size
+            if fused is not None:
+                ball = _first(state_K["velocity"], active) if "velocity" in state_K else None
+                total_K[:active] += fused(here, ball, xb, yb, wb, place.lr, self._momentum or 0.0) * size
+                continue
+            grads, loss = self._gradients(here, xb, yb, wb)
+            total_K[:active] += loss.detach() * size
             state = {slot: _first(tree, active) for slot, tree in state_K.items()}
             if local.direction is not None:
 
@@ -103,18 +134,9 @@ class StackedTrainer:
             for name, update in updates.items():
                 here[name].add_(update)
             state_K = state if active == len(clients) else _replace_first(state_K, state, active)
-        self._collect(
-            collector,
-            clients,
-            counts,
-            params_K,
-            state_K,
-            place,
-            steps,
-            total_K / seen_K,
-            local,
-        )
-        return collector
+        if fused is not None and "step" in state_K:
+            state_K = state_K | {"step": {"count": state_K["step"]["count"] + torch.from_numpy(steps)}}
+        self._collect(collector, clients, counts, params_K, state_K, place, steps, total_K / seen_K, local)
 
     def gradients(self, task: BlockTask, records: Records, examples: Examples) -> Collector:
         """Give the gradient of every client's whole loss at the global model."""

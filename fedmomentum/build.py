@@ -79,6 +79,7 @@ class Federation:
             self.spec,
             self.data.sizes,
             block_size=None if size == "auto" else size,
+            stacked=choose(self.network.module, self.spec.vectorize, self.spec.device)[0],
             faults=self.faults,
         )
 

@@ -31,7 +31,7 @@ from fedmomentum.protocol import (
     WEIGHTING,
 )
 from fedmomentum.simulation import flower
-from fedmomentum.simulation.blocks import cut
+from fedmomentum.simulation.blocks import automatic_block_size, cut
 from fedmomentum.simulation.executor import Executor, Lost
 from fedmomentum.simulation.faults import Faults
 from fedmomentum.trees import State
@@ -119,6 +119,7 @@ class SimulationGrid(BaseGrid):
         spec: what a client does.
         sizes: training examples of each client ``[C]``: the work that blocks are cut by.
         block_size: clients a block; None leaves it to :func:`fedmomentum.simulation.blocks.automatic_block_size`.
+        stacked: whether workers train a block's clients stacked, which makes larger blocks the better ones.
         faults: what goes wrong.
     """
 
@@ -129,12 +130,13 @@ class SimulationGrid(BaseGrid):
         sizes: NDArray[np.integer],
         *,
         block_size: int | None = None,
+        stacked: bool = False,
         faults: Faults | None = None,
     ) -> None:
         """Register one node for each entry of ``sizes``."""
         super().__init__(len(sizes))
         self.executor, self.spec, self.sizes = executor, spec, sizes
-        self.block_size = block_size
+        self.block_size, self.stacked = block_size, stacked
         self.faults = faults or Faults()
         self.memory: dict[int, State] = {}
         """What clients kept, by client."""
@@ -177,9 +179,8 @@ class SimulationGrid(BaseGrid):
         else:
             outcome = self.faults.outcome(server_round, clients, work)
         planned = dict(zip(clients, work, strict=True))
-        blocks = cut(
-            outcome.clients, [planned[c] * outcome.effort.get(c, 1.0) for c in outcome.clients], self.block_size
-        )
+        size = self.block_size or automatic_block_size(len(outcome.clients), stacked=self.stacked)
+        blocks = cut(outcome.clients, [planned[c] * outcome.effort.get(c, 1.0) for c in outcome.clients], size)
         tasks = [
             BlockTask(
                 index=index,

@@ -67,3 +67,33 @@ def test_a_hook_is_not_lost():
     assert dense_gradients(module) is not None
     module[1].register_forward_hook(lambda *_: None)
     assert dense_gradients(module) is None
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    clients=st.integers(1, 4),
+    batch=st.integers(1, 5),
+    sizes=st.lists(st.integers(1, 7), min_size=2, max_size=5),
+    bias=st.booleans(),
+    ball=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_a_step_with_the_velocity_built_in_equals_gradient_and_rule(clients, batch, sizes, bias, ball, seed):
+    from fedmomentum.clients.dense import dense_momentum
+
+    torch.manual_seed(seed)
+    module = network(sizes, bias=bias)
+    params = {n: torch.randn(clients, *p.shape, dtype=torch.float64) for n, p in module.named_parameters()}
+    velocity = {n: torch.randn_like(p) for n, p in params.items()} if ball else None
+    x = torch.randn(clients, batch, sizes[0], dtype=torch.float64)
+    y = torch.randint(0, sizes[-1], (clients, batch))
+    weight = torch.ones(clients, batch, dtype=torch.float64)
+    grads, losses = dense_gradients(module)(params, x, y, weight)
+    moved = {n: 0.9 * velocity[n] + g if velocity else g for n, g in grads.items()}
+    expected = {n: p - 0.1 * moved[n] for n, p in params.items()}
+    found = dense_momentum(module)(params, velocity, x, y, weight, 0.1, 0.9)
+    torch.testing.assert_close(found, losses, rtol=1e-12, atol=1e-12)
+    for name in expected:
+        torch.testing.assert_close(params[name], expected[name], rtol=1e-10, atol=1e-12)
+        if velocity:
+            torch.testing.assert_close(velocity[name], moved[name], rtol=1e-10, atol=1e-12)
