@@ -67,6 +67,19 @@ class RunFolder:
             path = _make_new(parent, stem)
         except OSError as error:
             raise UserError(f"{parent}: cannot make a run folder here: {error.strerror}") from error
+        return cls.at(path, name, scenario_text=scenario_text, resolved=resolved, hash=hash)
+
+    @classmethod
+    def at(cls, path: Path, name: str, *, scenario_text: str, resolved: Mapping[str, Any], hash: str) -> RunFolder:
+        """Make the folder at a path a run folder; ``status.json`` comes last, and without it there is none yet.
+
+        Raises:
+            UserError: the folder cannot be made.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot make a run folder here: {error.strerror}") from error
         folder = cls(path)
         write_text(path / SCENARIO, scenario_text)
         folder.write_resolved(resolved)
