@@ -99,7 +99,7 @@ def collect(series: Mapping[str, Rows], metric: str) -> list[Curve]:
     """Join the seeds of each arm and take the rounds in which the metric was measured."""
     groups: dict[str, list[Rows]] = {}
     for arm, rows in series.items():
-        groups.setdefault(_without_seed(arm), []).append(rows)
+        groups.setdefault(without_seed(arm), []).append(rows)
     curves = []
     for arm, runs in groups.items():
         values = [{float(row["round"]): _number(row[metric]) for row in rows if metric in row} for rows in runs]
@@ -113,7 +113,8 @@ def collect(series: Mapping[str, Rows], metric: str) -> list[Curve]:
     return curves
 
 
-def _without_seed(arm: str) -> str:
+def without_seed(arm: str) -> str:
+    """Give the name of an arm without its seed: what the seeds of one arm share."""
     return re.sub(r"[\s,;/_-]*\bseed\s*[=:]?\s*\d+\b", "", arm).strip(" ,;/_-")
 
 
