@@ -36,9 +36,7 @@ def command(args: argparse.Namespace) -> int:
     def go(on_point: Callable[[PointEnd], None]) -> Result:
         from fedmomentum.sweeping import sweep
 
-        return sweep(
-            loaded.path, overrides=overrides, out=args.out, jobs=args.jobs, on_point=on_point, loud=args.debug
-        )
+        return sweep(loaded.path, overrides=overrides, out=args.out, jobs=args.jobs, on_point=on_point, loud=args.debug)
 
     return carry_out(args, f"{loaded.scenario.question or loaded.scenario.name}  ({len(loaded.arms)} points)", go)
 

@@ -120,8 +120,8 @@ class _Member:
             return answer
         except (EOFError, OSError, pickle.UnpicklingError):
             code = self._process.wait()
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            return Answer("failed", f"its process {how}{self._last_words()}")
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}{self._last_words()}"
+            return Answer("failed", f"its process {how}")
 
     def tell(self, message: Task | Stop, *, must: bool = False) -> None:
         """Send a message; only what ``must`` arrive raises where the process is gone."""

@@ -136,9 +136,7 @@ def is_sweep(folder: Path) -> bool:
 
 
 class _Sweep:
-    def __init__(
-        self, loaded: LoadedScenario, path: Path, *, jobs: int, on_point: OnPoint | None, loud: bool
-    ) -> None:
+    def __init__(self, loaded: LoadedScenario, path: Path, *, jobs: int, on_point: OnPoint | None, loud: bool) -> None:
         if jobs < 1:
             raise UserError(f"jobs: expected at least 1, not {jobs}")
         self.loaded, self.path, self.jobs, self.loud = loaded, path, jobs, loud
@@ -158,7 +156,9 @@ class _Sweep:
         crew = Crew(self.jobs, loud=self.loud)  # its processes import while we check
         ray: SharedRay | None = None
         try:
-            engines = [point.loaded.scenario.engine for point in self.left if point.loaded.scenario.engine.name == "ray"]
+            engines = [
+                point.loaded.scenario.engine for point in self.left if point.loaded.scenario.engine.name == "ray"
+            ]
             if engines:
                 from fedmomentum.simulation.ray_pool import SharedRay
 
