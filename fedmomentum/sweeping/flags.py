@@ -15,6 +15,8 @@ def sweep_overrides(
 ) -> list[str]:
     """Give the ``--set`` that say the same as ``--grid``, ``--zip`` and ``--seeds``.
 
+    Claims of the scenario are about its own arms, which a grid or zip takes apart, and are left out then.
+
     Args:
         grid: path of a setting -> values, or texts ``path=v1,v2``; every combination is a point.
         zip: the same, but the lists move together.
@@ -25,6 +27,8 @@ def sweep_overrides(
     """
     given = {"grid": grid, "zip": zip}
     overrides = [f"sweep={{{part}: {axis}}}" for part, axes in given.items() for axis in _axes(axes, f"--{part}")]
+    if overrides:
+        overrides.append("expect=[]")
     return overrides + ([] if seeds is None else [f"sweep={{seeds: {json.dumps(seeds)}}}"])
 
 

@@ -153,7 +153,7 @@ def test_a_sweep_can_be_extended(tmp_path):
     longer = fm.resume(short.folder, overrides=["rounds=4"])
     assert longer.status == "finished" and same_points(whole, short)
     assert without_clocks(longer.metrics) == without_clocks(whole.metrics)
-    with pytest.raises(UserError, match="client.batch_size was 20, now 10"):
+    with pytest.raises(UserError, match=r"client\.batch_size was 20, now 10"):
         fm.resume(short.folder, overrides=["client.batch_size=10"])
     with pytest.raises(UserError, match="gone on with other settings"):
         fm.sweep(path, grid=LR, out=tmp_path / "runs")
