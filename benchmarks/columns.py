@@ -122,7 +122,7 @@ def ours(model: str, rounds: int, *, engine: str, workers: int = 2) -> list[floa
         executor = InlineExecutor(make, data)
     ends: list[float] = []
     arrays = to_record({n: t.detach().numpy() for n, t in Network(spec.model).tree().items()})
-    grid = SimulationGrid(executor, spec, data.sizes)
+    grid = SimulationGrid(executor, spec, data.sizes, stacked=model != "cnn")
     run_rounds(FedAvg(fraction_evaluate=0.0), grid, arrays, rounds, after_round=lambda *_: ends.append(time.time()))
     executor.close()
     if engine == "ray":

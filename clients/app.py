@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -13,7 +13,7 @@ from fedmomentum.clients.block import Arrays, BlockTask
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.clients.worker import Worker
 from fedmomentum.data import FederatedData
-from fedmomentum.protocol import ARRAYS, METRICS, SERVER_ROUND
+from fedmomentum.protocol import ARRAYS, GRADIENT_QUERY, METRICS, SERVER_ROUND
 from fedmomentum.trees import State
 
 _MEMORY = "fedmomentum."
@@ -25,7 +25,7 @@ class ClientFailed(RuntimeError):
 
 
 def client_app(spec: ClientSpec, data: FederatedData | Callable[[], FederatedData]) -> ClientApp:
-    """Give a Flower ClientApp that trains and evaluates as our simulated clients do.
+    """Give a Flower ClientApp that trains and evaluates as our simulated clients do, by any method.
 
     The node's config says which client it is: ``partition-id``, as in any Flower app (0 where it says nothing). What a
     client keeps between rounds lives in its ``Context.state``.
@@ -42,13 +42,13 @@ def client_app(spec: ClientSpec, data: FederatedData | Callable[[], FederatedDat
             made.append(Worker(spec, data() if callable(data) else data))
         return made[0]
 
-    def handle(message: Message, context: Context, *, evaluate: bool) -> Message:
+    def handle(message: Message, context: Context, kind: Literal["train", "evaluate", "gradient"]) -> Message:
         content = message.content
         config = next(iter(content.config_records.values()), ConfigRecord())
         client = int(cast(int, context.node_config.get("partition-id", 0)))
         task = BlockTask(
             index=0,
-            kind="evaluate" if evaluate else "train",
+            kind=kind,
             round=int(cast(int, config.get(SERVER_ROUND, 1))),
             clients=(client,),
             reduce=False,
@@ -67,11 +67,15 @@ def client_app(spec: ClientSpec, data: FederatedData | Callable[[], FederatedDat
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return handle(message, context, evaluate=False)
+        return handle(message, context, "train")
+
+    @app.train(GRADIENT_QUERY.split(".")[1])
+    def gradient(message: Message, context: Context) -> Message:
+        return handle(message, context, "gradient")
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return handle(message, context, evaluate=True)
+        return handle(message, context, "evaluate")
 
     return app
 

@@ -18,15 +18,20 @@ Arrays: TypeAlias = dict[str, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class BlockTask:
-    """One block of clients to train or to evaluate; it holds everything that its result depends on but the model."""
+    """One block of clients to train, to evaluate or to ask for gradients.
+
+    It holds everything that its result depends on but the records of the round.
+    """
 
     index: int
     """Position of the block in its round: results are reduced in this order, never in the order of arrival."""
-    kind: Literal["train", "evaluate"]
+    kind: Literal["train", "evaluate", "gradient"]
     round: int
     clients: tuple[int, ...]
     reduce: bool = True
     """Answer with one weighted mean for the block instead of one model a client."""
+    uniform: bool = False
+    """Let every client count alike in that mean, whatever it holds."""
     effort: tuple[float, ...] | None = None
     """Fraction of its planned steps that each client has time for (a straggler's partial work)."""
     memory: Mapping[int, State] = field(default_factory=dict)

@@ -21,9 +21,9 @@ Records = dict[str, Tree]
 class Collector:
     """Collects the replies of a block in the order in which clients are added."""
 
-    def __init__(self, *, reduce: bool) -> None:
-        """Begin a block; ``reduce`` keeps one weighted mean instead of every model."""
-        self.reduce = reduce
+    def __init__(self, *, reduce: bool, uniform: bool = False) -> None:
+        """Begin a block; ``reduce`` keeps one mean instead of every model, weighted by examples or ``uniform``."""
+        self.reduce, self.uniform = reduce, uniform
         self.members: dict[str, list[float]] = {"client": [], NUM_EXAMPLES: []}
         self.failures: list[Failure] = []
         self.memory: dict[int, State] = {}
@@ -49,7 +49,7 @@ class Collector:
             self._each.append({record: to_arrays(tree) for record, tree in records.items()})
             return
         for record, tree in records.items():
-            self._means.setdefault(record, RunningMean()).add(tree, examples)
+            self._means.setdefault(record, RunningMean()).add(tree, 1.0 if self.uniform else examples)
 
     def add_stacked(
         self,
@@ -83,7 +83,7 @@ class Collector:
             return
         if not kept:
             return
-        weights = torch.tensor([float(examples[k]) for k in kept], dtype=torch.float64)
+        weights = torch.tensor([1.0 if self.uniform else float(examples[k]) for k in kept], dtype=torch.float64)
         for record, tree in records_K.items():
             chosen = tree if len(kept) == len(clients) else {name: x[kept] for name, x in tree.items()}
             self._means.setdefault(record, RunningMean()).add_stacked(chosen, weights)

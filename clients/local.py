@@ -1,7 +1,7 @@
 """How a client turns the global model and its data into a reply: pure functions over trees with any leading axes.
 
 The trainer owns batches, stacking, loops and devices; what stands here is written once for one client ``[*shape]`` and
-for K stacked ones ``[K, *shape]``.
+for K stacked ones ``[K, *shape]``. The methods themselves are listed in :mod:`fedmomentum.clients.methods`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from fedmomentum.optim.rule import Rule
-from fedmomentum.trees import State, Tree, sub
+from fedmomentum.trees import State, Tree, align
 
 
 @dataclass(frozen=True)
@@ -25,26 +25,39 @@ class Place:
         shared: further trees that the server sent along, by name (a server momentum, a control variate).
         memory: what this client kept from the last round it took part in.
         gradient: the minibatch gradient at any other point, for methods that need it (Mime asks for it at ``x``).
+        steps: steps that the client takes in this round: a number, or ``[K]``.
+        lr: learning rate of the client's rule in this round.
+        full_gradient: the gradient of the client's whole loss at ``x``, for methods that ask for it.
     """
 
     anchor: Tree
     shared: Mapping[str, Tree] = field(default_factory=dict)
     memory: State = field(default_factory=dict)
     gradient: Callable[[Tree], Tree] | None = None
+    steps: int | Tensor = 1
+    lr: float = 1.0
+    full_gradient: Tree | None = None
+
+
+class Begin(Protocol):
+    """Give where a client starts from, and the state of its rule, from the global model and a fresh (or kept) state."""
+
+    def __call__(self, params: Tree, state: State, place: Place, /) -> tuple[Tree, State]: ...  # noqa: D102
 
 
 class Direction(Protocol):
     """Give the gradient that the rule is to see, from the minibatch gradient at the client's parameters ``y``."""
 
-    def __call__(self, grads: Tree, params: Tree, place: Place) -> Tree: ...  # noqa: D102
+    def __call__(self, grads: Tree, params: Tree, place: Place, /) -> Tree: ...  # noqa: D102
 
 
 class Finish(Protocol):
-    """Give what a client sends beside its model, by name, and what it keeps, once its ``steps`` are done."""
+    """Give what a client sends, by record name, and what it keeps, from where its steps and its rule have ended.
 
-    def __call__(  # noqa: D102
-        self, params: Tree, place: Place, steps: int | Tensor, lr: float
-    ) -> tuple[dict[str, Tree], State]: ...
+    A record named ``arrays`` takes the place of the client's parameters in its reply; any other travels beside them.
+    """
+
+    def __call__(self, params: Tree, state: State, place: Place, /) -> tuple[dict[str, Tree], State]: ...  # noqa: D102
 
 
 class LocalUpdate(NamedTuple):
@@ -58,6 +71,9 @@ class LocalUpdate(NamedTuple):
     finish: Finish | None = None
     remember: Callable[[Tree], State] | None = None
     """The memory of a client that never took part, from the global model; needed where ``finish`` keeps something."""
+    begin: Begin | None = None
+    full_gradient: bool = False
+    """Whether ``finish`` needs the gradient of the client's whole loss at the global model."""
 
 
 def local_sgd(rule: Rule) -> LocalUpdate:
@@ -65,17 +81,6 @@ def local_sgd(rule: Rule) -> LocalUpdate:
     return LocalUpdate(rule)
 
 
-def fedprox(rule: Rule, *, mu: float) -> LocalUpdate:
-    """Give local training with a proximal term: the rule sees ``g(y) + mu (y - x)``; ``mu >= 0``. arXiv:1812.06127."""
-    if mu < 0:
-        raise ValueError(f"mu must not be negative, not {mu}")
-
-    def direction(grads: Tree, params: Tree, place: Place) -> Tree:
-        pull = sub(params, place.anchor)
-        return {name: g + mu * pull[name] for name, g in grads.items()}
-
-    return LocalUpdate(rule, direction=direction)
-
-
-LOCAL_UPDATES: dict[str, Callable[..., LocalUpdate]] = {"local_sgd": local_sgd, "fedprox": fedprox}
-"""Client halves by name; each takes the client's rule and its own keyword options."""
+def scaled(tree: Tree, factor: float | Tensor) -> Tree:
+    """Give ``factor * tree`` in the tree's own dtypes; a factor ``[K]`` scales K stacked trees one by one."""
+    return {n: x * align(factor.to(x.dtype) if isinstance(factor, Tensor) else factor, x) for n, x in tree.items()}

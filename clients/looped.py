@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -17,12 +19,18 @@ from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.fused import fused_sgd
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.network import Network
+from fedmomentum.clients.norm import batch_norms, norm_tensors
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.models.objective import losses
-from fedmomentum.protocol import ARRAYS
+from fedmomentum.protocol import ARRAYS, GRADIENT
 from fedmomentum.streams import key
 from fedmomentum.trees import State, Tree
 
+FULL_BATCH = 1024
+"""Examples that a full gradient is computed of at a time."""
+
+NORM = "norm/"
+"""Slot of a client's memory that holds its own batch norm."""
 _RULE = "rule/"
 """Prefix of the slots of a client's memory that hold its rule's state."""
 
@@ -38,11 +46,13 @@ class LoopedTrainer:
         clipped = spec.clip_norm is not None
         self._fused = None if clipped else fused_sgd(spec.optimizer["name"], hyper, self._names, self._params)
         self._lr = float(hyper["lr"])
+        self._frozen = list(batch_norms(network.module).values()) if spec.batch_norm == "freeze" else []
+        self._kept = norm_tensors(network.module) if spec.batch_norm == "local" else frozenset()
         self._noisy = any("dropout" in type(m).__name__.lower() for m in network.module.modules())
 
     def train(self, task: BlockTask, records: Records, examples: Examples, factor: float) -> Collector:
         """Train every client of the block from the same global model."""
-        collector = Collector(reduce=task.reduce)
+        collector = Collector(reduce=task.reduce, uniform=task.uniform)
         local = self.make_local(factor)
         shared = {name: tree for name, tree in records.items() if name != ARRAYS}
         for position, client in enumerate(task.clients):
@@ -52,6 +62,30 @@ class LoopedTrainer:
             except Exception as error:  # a client's own failure is its own, whatever it is: the round goes on
                 collector.fail(client, f"{type(error).__name__}: {error}")
         return collector
+
+    def gradients(self, task: BlockTask, records: Records, examples: Examples) -> Collector:
+        """Give the gradient of every client's whole loss at the global model."""
+        collector = Collector(reduce=task.reduce, uniform=task.uniform)
+        for client in task.clients:
+            count = examples.count(client)
+            if count == 0:
+                collector.fail(client, "has no training examples")
+                continue
+            try:
+                own = self._at(records[ARRAYS], task.memory.get(client, {}))
+                collector.add(client, {GRADIENT: self._full_gradient(own, client, examples)}, count, {})
+            except Exception as error:  # as in training: a failure belongs to its client
+                collector.fail(client, f"{type(error).__name__}: {error}")
+        return collector
+
+    def _at(self, anchor: Tree, memory: State) -> Tree:
+        """Put the network in training mode where the client starts, and give its parameters there."""
+        start = anchor | memory.get(NORM, {})
+        self.network.copy(start)
+        self.network.module.train()
+        for layer in self._frozen:
+            layer.eval()
+        return {name: start[name] for name in self.network.params}
 
     def _client(
         self,
@@ -70,22 +104,26 @@ class LoopedTrainer:
             collector.fail(client, "has no training examples")
             return
         network, params = self.network, self.network.params
-        network.copy(anchor)
-        network.module.train()
+        own = self._at(anchor, task.memory.get(client, {}))
         table = plan(self.spec, count, round=task.round, client=client, effort=effort)
         x, y, (rows,) = examples.block([client], [table])
-        own = {name: anchor[name] for name in params}
         memory = dict(task.memory.get(client, {}))
-        if local.remember is not None and not any(not slot.startswith(_RULE) for slot in memory):
+        if local.remember is not None and not any(not slot.startswith((_RULE, NORM)) for slot in memory):
             memory.update(local.remember(own))
         kept = {slot.removeprefix(_RULE): tree for slot, tree in memory.items() if slot.startswith(_RULE)}
-        plain = local.direction is None and self._fused is not None
-        state: State = {} if plain else (kept or local.rule.init(own))
+        extended = local.direction is not None or local.begin is not None
+        plain = self._fused is not None and not extended
         if self._fused is not None and plain:
             self._fused.reset(self._lr * factor, kept)
         if self._noisy:
             torch.manual_seed(key(self.spec.seed, "dropout", round=task.round, client=client))
-        place = Place(own, shared, memory)
+        full = self._full_gradient(own, client, examples) if local.full_gradient else None
+        lr = self._lr * factor
+        place = Place(own, shared, memory, steps=len(rows), lr=lr, full_gradient=full)
+        state: State = {} if plain else (kept or local.rule.init(own))
+        if local.begin is not None:
+            first, state = local.begin(own, state, place)
+            network.copy(first | network.buffers)
         total, seen = torch.zeros((), device=x.device), 0
         index = torch.from_numpy(rows).to(x.device)
         for step in range(len(rows)):
@@ -104,7 +142,7 @@ class LoopedTrainer:
                 grads = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in params.items()}
                 here = {n: p.detach() for n, p in params.items()}
                 if local.direction is not None:
-                    at = Place(own, shared, memory, partial(self._gradient, xb=xb, yb=yb))
+                    at = replace(place, gradient=partial(self._gradient, xb=xb, yb=yb))
                     grads = local.direction(grads, here, at)
                 updates, state = local.rule.update(grads, state, here)
                 for name, p in params.items():
@@ -112,20 +150,34 @@ class LoopedTrainer:
         records: Records = {ARRAYS: network.tree()}
         remembered: State = {}
         if local.finish is not None:
-            extra, remembered = local.finish(
-                {n: p.detach() for n, p in params.items()}, place, len(rows), self._lr * factor
-            )
-            records.update(extra)
+            sent, remembered = local.finish({n: p.detach() for n, p in params.items()}, state, place)
+            records = sent | {ARRAYS: records[ARRAYS] | sent.get(ARRAYS, {})}
         if self.spec.keep_state:
             final = self._fused.state() if self._fused is not None and plain else state
             remembered = remembered | {_RULE + slot: tree for slot, tree in final.items()}
-        metrics = {"train_loss": float(total) / seen, "steps": float(len(rows))}
+        if self._kept:
+            ends = network.tree()
+            remembered = remembered | {NORM: {name: ends[name].clone() for name in sorted(self._kept)}}
+        metrics = {"train_loss": float(total) / seen, "steps": float(len(rows)), "lr": lr}
         collector.add(client, records, count, metrics, remembered)
 
     def _gradient(self, point: Tree, xb: Tensor, yb: Tensor) -> Tree:
-        """Give the minibatch gradient at another point, without moving the network."""
+        """Give the minibatch gradient at another point, without moving the network or its statistics."""
+        statistics = {n: b.clone() for n, b in self.network.buffers.items()}
         leaves = {n: t.detach().requires_grad_() for n, t in point.items()}
         with torch.enable_grad():
-            outputs: Any = functional_call(self.network.module, leaves, (xb,))
+            outputs: Any = functional_call(self.network.module, statistics | leaves, (xb,))
             grads = torch.autograd.grad(losses(outputs, yb).mean(), list(leaves.values()), allow_unused=True)
         return {n: g if g is not None else torch.zeros_like(leaves[n]) for n, g in zip(leaves, grads, strict=True)}
+
+    def _full_gradient(self, point: Tree, client: int, examples: Examples) -> Tree:
+        """Give the gradient of the mean loss over all training examples of a client."""
+        x, y, (rows,) = examples.block([client], [np.arange(examples.count(client))[None]])
+        total = {n: torch.zeros_like(t) for n, t in point.items()}
+        index = torch.from_numpy(rows[0]).to(x.device)
+        for begin in range(0, len(index), FULL_BATCH):
+            chosen = index[begin : begin + FULL_BATCH]
+            xb, yb = self.network.inputs(x.index_select(0, chosen)), y.index_select(0, chosen)
+            for name, g in self._gradient(point, xb, yb).items():
+                total[name].add_(g, alpha=len(chosen) / rows.size)
+        return total

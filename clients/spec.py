@@ -40,6 +40,7 @@ class ClientSpec:
         device: where training runs.
         method: the local update by name, see :data:`fedmomentum.clients.local.LOCAL_UPDATES`; ``method_options`` go to
             it.
+        batch_norm: what becomes of batch norm, see :data:`fedmomentum.clients.norm.Policy`.
         threads: torch threads of a worker; results depend on it, so it is fixed and never a matter of load.
 
     Raises:
@@ -58,6 +59,7 @@ class ClientSpec:
     device: str = "cpu"
     threads: int = 1
     clip_norm: float | None = None
+    batch_norm: Literal["average", "local", "freeze"] = "average"
     method: str = "local_sgd"
     method_options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -16,10 +16,11 @@ from fedmomentum.clients.collect import Collector, Records
 from fedmomentum.clients.dense import Gradients, dense_gradients
 from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.local import LocalUpdate, Place
+from fedmomentum.clients.looped import FULL_BATCH
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.models.objective import losses
-from fedmomentum.protocol import ARRAYS
+from fedmomentum.protocol import ARRAYS, GRADIENT
 from fedmomentum.trees import State, Tree, expand, stack, unstack
 
 _RULE = "rule/"
@@ -44,7 +45,7 @@ class StackedTrainer:
         Clients are ordered by their number of steps, so those still at work at any step are the first ones, and a
         client that is done costs nothing.
         """
-        collector = Collector(reduce=task.reduce)
+        collector = Collector(reduce=task.reduce, uniform=task.uniform)
         local = self.make_local(factor)
         effort = dict(zip(task.clients, task.effort or [1.0] * len(task.clients), strict=True))
         counts = {client: examples.count(client) for client in task.clients}
@@ -66,7 +67,14 @@ class StackedTrainer:
         memory_K = self._recall(task.memory, clients, local, anchor)
         state_K: State = {s.removeprefix(_RULE): t for s, t in memory_K.items() if s.startswith(_RULE)}
         params_K = expand(anchor, len(clients))
-        anchor_K = {name: a.expand(len(clients), *a.shape) for name, a in anchor.items()}
+        anchor_K = _broadcast(anchor, len(clients))
+        shared_K = {record: _broadcast(tree, len(clients)) for record, tree in shared.items()}
+        full_K = self._full_gradients(anchor_K, clients, examples) if local.full_gradient else None
+        steps_K = torch.from_numpy(steps).to(x.device)
+        place = Place(anchor_K, shared_K, memory_K, steps=steps_K, lr=self._lr * factor, full_gradient=full_K)
+        if local.begin is not None:
+            first_K, state_K = local.begin(anchor_K, state_K, place)
+            params_K = {name: x.clone() for name, x in first_K.items()}
         total_K = torch.zeros(len(clients), device=x.device)
         seen_K = torch.zeros(len(clients), device=x.device)
         table_SKB = torch.from_numpy(_pad(rows)).to(x.device)
@@ -90,11 +98,7 @@ class StackedTrainer:
                     found: Tree = self._gradients(point, xb, yb, wb)[0]
                     return found
 
-                shared_K = {r: {n: t.expand(active, *t.shape) for n, t in tree.items()} for r, tree in shared.items()}
-                place = Place(
-                    _first(anchor_K, active), shared_K, {s: _first(t, active) for s, t in memory_K.items()}, at
-                )
-                grads = local.direction(grads, here, place)
+                grads = local.direction(grads, here, _first_of(place, active, at))
             updates, state = local.rule.update(grads, state, here)
             for name, update in updates.items():
                 here[name].add_(update)
@@ -104,16 +108,47 @@ class StackedTrainer:
             clients,
             counts,
             params_K,
-            anchor_K,
-            shared,
-            memory_K,
             state_K,
+            place,
             steps,
             total_K / seen_K,
             local,
-            factor,
         )
         return collector
+
+    def gradients(self, task: BlockTask, records: Records, examples: Examples) -> Collector:
+        """Give the gradient of every client's whole loss at the global model."""
+        collector = Collector(reduce=task.reduce, uniform=task.uniform)
+        counts = {client: examples.count(client) for client in task.clients}
+        for client in task.clients:
+            if counts[client] == 0:
+                collector.fail(client, "has no training examples")
+        clients = [client for client in task.clients if counts[client]]
+        if not clients:
+            return collector
+        point = _broadcast({name: records[ARRAYS][name] for name in self.network.params}, len(clients))
+        found = {GRADIENT: self._full_gradients(point, clients, examples)}
+        collector.add_stacked(clients, found, [counts[c] for c in clients], [{} for _ in clients])
+        return collector
+
+    def _full_gradients(self, point_K: Tree, clients: list[int], examples: Examples) -> Tree:
+        """Give the gradients of the mean losses over all training examples of each client."""
+        x, y, rows = examples.block(clients, [np.arange(examples.count(c))[None] for c in clients])
+        table_KN = torch.from_numpy(_pad(rows)[0]).to(x.device)
+        weights_KN = (table_KN >= 0).to(x.dtype if x.is_floating_point() else torch.float32)
+        count_K = weights_KN.sum(1)
+        total_K = {name: torch.zeros_like(t) for name, t in point_K.items()}
+        for begin in range(0, table_KN.shape[1], FULL_BATCH):
+            chosen, weight = (t[:, begin : begin + FULL_BATCH] for t in (table_KN, weights_KN))
+            share_K = weight.sum(1) / count_K
+            flat = chosen.clamp(min=0).reshape(-1)
+            xb = x.index_select(0, flat).view(*chosen.shape, *x.shape[1:])
+            yb = y.index_select(0, flat).view(*chosen.shape, *y.shape[1:])
+            used = torch.where(share_K[:, None] > 0, weight, 1.0)  # a client that has no more counts 0 all the same
+            grads_K, _ = self._gradients(point_K, xb, yb, used)
+            for name, g in grads_K.items():
+                total_K[name].addcmul_(g, share_K.reshape(-1, *(1,) * (g.ndim - 1)))
+        return total_K
 
     def _recall(self, memory: Mapping[int, State], clients: list[int], local: LocalUpdate, anchor: Tree) -> State:
         """Stack what the clients kept; one that kept nothing begins as a client that never took part."""
@@ -130,22 +165,17 @@ class StackedTrainer:
         clients: list[int],
         counts: Mapping[int, int],
         params_K: Tree,
-        anchor_K: Tree,
-        shared: Mapping[str, Tree],
-        memory_K: State,
         state_K: State,
+        place: Place,
         steps: np.ndarray,
         loss_K: Tensor,
         local: LocalUpdate,
-        factor: float,
     ) -> None:
         records: Records = {ARRAYS: params_K}
         kept_K: State = {}
         if local.finish is not None:
-            shared_K = {r: {n: t.expand(len(clients), *t.shape) for n, t in tree.items()} for r, tree in shared.items()}
-            place = Place(anchor_K, shared_K, memory_K)
-            extra, kept_K = local.finish(params_K, place, torch.from_numpy(steps), self._lr * factor)
-            records.update(extra)
+            sent, kept_K = local.finish(params_K, state_K, place)
+            records = sent | {ARRAYS: records[ARRAYS] | sent.get(ARRAYS, {})}
         if self.spec.keep_state:
             kept_K = kept_K | {_RULE + slot: tree for slot, tree in state_K.items()}
         slots = {slot: unstack(tree) for slot, tree in kept_K.items()}
@@ -154,12 +184,31 @@ class StackedTrainer:
             for k in range(len(clients))
         ]
         numbers = loss_K.tolist()
-        metrics = [{"train_loss": numbers[k], "steps": float(steps[k])} for k in range(len(clients))]
+        metrics = [{"train_loss": numbers[k], "steps": float(steps[k]), "lr": place.lr} for k in range(len(clients))]
         collector.add_stacked(clients, records, [counts[c] for c in clients], metrics, memories)
 
 
 def _first(tree: Mapping[str, Tensor], active: int) -> Tree:
     return {name: x[:active] for name, x in tree.items()}
+
+
+def _broadcast(tree: Mapping[str, Tensor], size: int) -> Tree:
+    """Give a tree seen by each of ``size`` clients, without a copy."""
+    return {name: x.expand(size, *x.shape) for name, x in tree.items()}
+
+
+def _first_of(place: Place, active: int, gradient: Callable[[Tree], Tree]) -> Place:
+    """Give the place of the clients that are still at work."""
+    assert isinstance(place.steps, Tensor)
+    return Place(
+        _first(place.anchor, active),
+        {record: _first(tree, active) for record, tree in place.shared.items()},
+        {slot: _first(tree, active) for slot, tree in place.memory.items()},
+        gradient,
+        place.steps[:active],
+        place.lr,
+        None if place.full_gradient is None else _first(place.full_gradient, active),
+    )
 
 
 def _replace_first(old: State, new: State, active: int) -> State:

@@ -11,8 +11,9 @@ from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
 from fedmomentum.clients.collect import Collector, Records, to_records
 from fedmomentum.clients.evaluate import evaluate
 from fedmomentum.clients.examples import Examples
-from fedmomentum.clients.local import LOCAL_UPDATES, LocalUpdate
-from fedmomentum.clients.looped import LoopedTrainer
+from fedmomentum.clients.local import LocalUpdate
+from fedmomentum.clients.looped import NORM, LoopedTrainer
+from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.clients.stacked import StackedTrainer
@@ -41,10 +42,10 @@ class Worker:
         rule = make_rule(self.spec.optimizer["name"], **hyper)
         if self.spec.clip_norm is not None:
             rule = chain(clip_by_norm(self.spec.clip_norm), rule)
-        return LOCAL_UPDATES[self.spec.method](rule, **dict(self.spec.method_options))
+        return make_local(self.spec.method, rule, **self.spec.method_options)
 
     def run(self, task: BlockTask, records: Mapping[str, Arrays]) -> BlockResult:
-        """Train or evaluate a block from the records of the round (``arrays`` is the model).
+        """Train or evaluate a block or give its full gradients; ``arrays`` is the model among the records of the round.
 
         Raises:
             KeyError, ValueError: the model of the round is not of the layout of the worker's network.
@@ -53,25 +54,34 @@ class Worker:
         trees = to_records(records, self.spec.device)
         self.network.load(trees[ARRAYS])
         trees[ARRAYS] = {name: tensor.clone() for name, tensor in self.network.tree().items()}
-        collector = self._train(task, trees) if task.kind == "train" else self._evaluate(task)
+        collector = self._evaluate(task) if task.kind == "evaluate" else self._train(task, trees)
         return collector.result(task.index, time.perf_counter() - began)
 
     def _train(self, task: BlockTask, trees: Records) -> Collector:
-        schedule = self.spec.lr_schedule
-        factor = 1.0 if schedule is None else float(schedule(task.round - 1))
         if self._stack is not None:
             try:
-                return self._stack.train(task, trees, self.examples, factor)
+                return self._work(self._stack, task, trees)
             except Exception:  # one client at a time, the loop finds out whose failure it is
                 pass
-        return self._loop.train(task, trees, self.examples, factor)
+        return self._work(self._loop, task, trees)
+
+    def _work(self, trainer: StackedTrainer | LoopedTrainer, task: BlockTask, trees: Records) -> Collector:
+        if task.kind == "gradient":
+            return trainer.gradients(task, trees, self.examples)
+        schedule = self.spec.lr_schedule
+        factor = 1.0 if schedule is None else float(schedule(task.round - 1))
+        return trainer.train(task, trees, self.examples, factor)
 
     def _evaluate(self, task: BlockTask) -> Collector:
         collector = Collector(reduce=True)
+        model = {name: tensor.clone() for name, tensor in self.network.tree().items()}
         for client in task.clients:
             try:
                 x, y = self.examples.validation(client)
+                if own := task.memory.get(client, {}).get(NORM):
+                    self.network.copy(model | own)
                 collector.note(client, len(y), evaluate(self.network, x, y))
             except Exception as error:  # as in training: a failure belongs to its client
                 collector.fail(client, f"{type(error).__name__}: {error}")
+            self.network.copy(model)
         return collector

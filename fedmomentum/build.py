@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedmomentum.clients.evaluate import evaluate
+from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
+from fedmomentum.clients.norm import batch_norms, recalibrate
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.vectorize import choose
 from fedmomentum.clients.worker import Worker
@@ -26,8 +28,10 @@ from fedmomentum.simulation import flower
 from fedmomentum.simulation.executor import Executor, InlineExecutor
 from fedmomentum.simulation.faults import Faults, Stragglers
 from fedmomentum.simulation.grid import SimulationGrid
-from fedmomentum.strategies import STRATEGIES
+from fedmomentum.strategies import STRATEGIES, FedAvg, MimeLite
 from fedmomentum.strategies import cohort as cohorts
+from fedmomentum.strategies.robust import AGGREGATORS
+from fedmomentum.streams import stream
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
@@ -56,7 +60,14 @@ class Federation:
         last = server_round == self.scenario.rounds
         if settings.every == 0 or (server_round % settings.every and not last):
             return None
-        self.network.load({n: torch.from_numpy(a.copy()) for n, a in flower.to_arrays(arrays).items()})
+        judged = self.strategy.evaluated(arrays) if isinstance(self.strategy, FedAvg) else arrays
+        self.network.load({n: torch.from_numpy(a.copy()) for n, a in flower.to_arrays(judged).items()})
+        if settings.recalibrate:
+            rng = stream(self.scenario.seed, "recalibrate", round=server_round)
+            order, size = self.data.partition.order, min(settings.recalibrate, len(self.data.partition.order))
+            chosen = rng.choice(order, size, replace=False)
+            sample = torch.from_numpy(self.data.x[np.sort(chosen)]).to(self.spec.device)
+            recalibrate(self.network, sample, batch_size=settings.batch_size)
         x, y = torch.from_numpy(self.data.test_x), torch.from_numpy(self.data.test_y)
         return evaluate(self.network, x.to(self.spec.device), y.to(self.spec.device), batch_size=settings.batch_size)
 
@@ -68,6 +79,7 @@ class Federation:
             self.spec,
             self.data.sizes,
             block_size=None if size == "auto" else size,
+            stacked=choose(self.network.module, self.spec.vectorize, self.spec.device)[0],
             faults=self.faults,
         )
 
@@ -146,6 +158,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         batch_size=None if client.batch_size == "all" else client.batch_size,
         lr_schedule=_factor(client.lr_schedule),
         clip_norm=client.clip_norm,
+        batch_norm=client.batch_norm,
         keep_state=client.state == "keep",
         seed=scenario.seed,
         vectorize=scenario.engine.vectorize,
@@ -186,15 +199,24 @@ def build_cohort(scenario: FederatedScenario, data: FederatedData) -> cohorts.Co
 _FAULTS = ("availability", "dropout", "stragglers")
 
 
+_COMBINATION = ("aggregator", "step_schedule")
+
+
 def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Network) -> Strategy:
     """Give the server half; the cohort policy goes into ours, and a foreign strategy samples as it does."""
     settings = scenario.strategy
-    wanted = options(settings, "options") | dict(getattr(settings, "options", None) or {})
+    wanted = options(settings, "options", *_COMBINATION) | dict(getattr(settings, "options", None) or {})
     clients = scenario.evaluate.clients
     if settings.name not in STRATEGIES:
         return _foreign_strategy(settings.name, wanted)
     if (rule := getattr(settings, "rule", None)) is not None:
         wanted["rule"] = make_rule(**optimizer(rule))
+    if issubclass(STRATEGIES[settings.name], MimeLite):
+        wanted["rule"] = make_rule(**optimizer(scenario.client.optimizer))
+    if (aggregator := getattr(settings, "aggregator", None)) is not None:
+        wanted["aggregator"] = AGGREGATORS[aggregator.name](**options(aggregator))
+    if (schedule := getattr(settings, "step_schedule", None)) is not None:
+        wanted["step_schedule"] = _factor(schedule)
     return STRATEGIES[settings.name](
         **wanted,
         seed=scenario.seed,
@@ -288,9 +310,32 @@ def build(scenario: FederatedScenario, *, datasets: dict[str, Dataset] | None = 
     spec = build_spec(scenario, data, choose_device(scenario))
     network = Network(spec.model, spec.device)
     choose(network.module, spec.vectorize, spec.device)
-    return Federation(
-        scenario, data, checksum, spec, network, build_strategy(scenario, data, network), build_faults(scenario)
-    )
+    for path, asked in (
+        ("client.batch_norm", spec.batch_norm != "average"),
+        ("evaluate.recalibrate", scenario.evaluate.recalibrate > 0),
+    ):
+        if asked and not batch_norms(network.module):
+            raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
+    strategy = build_strategy(scenario, data, network)
+    spec = with_client_half(spec, scenario, strategy)
+    return Federation(scenario, data, checksum, spec, network, strategy, build_faults(scenario))
+
+
+def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: Strategy) -> ClientSpec:
+    """Give what clients do with the half that belongs to the strategy, or the one that the scenario names.
+
+    Raises:
+        UserError: the clients' rule does not suit it.
+    """
+    if (named := scenario.client.method) is not None:
+        method, wanted = str(named.name), options(named)
+    elif isinstance(strategy, FedAvg):
+        method, wanted = strategy.client_method, strategy.client_options()
+    else:
+        return spec
+    hyper = dict(spec.optimizer)
+    make_local(method, make_rule(hyper.pop("name"), **hyper), **wanted)
+    return replace(spec, method=method, method_options=wanted)
 
 
 def build_executor(federation: Federation, pool: RayPool | None = None) -> Executor:

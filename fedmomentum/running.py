@@ -102,12 +102,20 @@ class Running:
             federations = {arm.name: build(arm.scenario, datasets=self.datasets) for arm in self.loaded.arms}
             for engine in engines[:1]:
                 self.actors.pool(engine)  # a cluster that cannot be had is a fault too
+            from fedmomentum.trackers import prepare
+
+            trackers = [prepare(name) for name in self.loaded.scenario.trackers]
             self.folder = self._open(federations)
+            watching = [make(self.folder.path) for make in trackers]
+            self.listeners += watching
             self.result = Result(self.loaded.scenario.name, self.folder.path)
             try:
                 self._arms(federations)
             finally:
                 release(self.folder)
+            for tracker in watching:
+                if tracker.failure:
+                    self._warn(str(tracker.failure))
             return self.result
         finally:
             self.close()
@@ -158,7 +166,7 @@ class Running:
         from fedmomentum.build import build_executor
 
         s = arm.scenario
-        key = (s.seed, s.data, s.model, s.client, s.engine)
+        key = (s.seed, s.data, federation.spec, s.engine)
         if self.executor is None or key != self._executor_key:
             if self.executor is not None:
                 self.executor.close()

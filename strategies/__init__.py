@@ -11,24 +11,49 @@ from __future__ import annotations
 
 from fedmomentum.strategies.adaptive import FedAdagrad, FedAdam, FedAdamW, FedYogi
 from fedmomentum.strategies.cohort import BernoulliCohort, Cohort, CyclicCohort, UniformCohort, WeightedCohort
+from fedmomentum.strategies.domo import DOMO
+from fedmomentum.strategies.fedadc import FedADC
 from fedmomentum.strategies.fedavg import FedAvg
 from fedmomentum.strategies.fedavgm import FedAvgM
+from fedmomentum.strategies.fedcm import FedCM
+from fedmomentum.strategies.feddyn import FedDyn
+from fedmomentum.strategies.fedexp import FedExP
+from fedmomentum.strategies.fedgm import FedGM
+from fedmomentum.strategies.fednag import FedNAG
+from fedmomentum.strategies.fednova import FedNova
 from fedmomentum.strategies.fedopt import FedOpt, ServerOptimizer
+from fedmomentum.strategies.fedprox import FedProx
+from fedmomentum.strategies.mime import Mime, MimeLite
 from fedmomentum.strategies.registry import STRATEGIES, make_strategy
+from fedmomentum.strategies.scaffold import Scaffold
+from fedmomentum.strategies.slowmo import SlowMo
 
 __all__ = [
+    "DOMO",
     "STRATEGIES",
     "BernoulliCohort",
     "Cohort",
     "CyclicCohort",
+    "FedADC",
     "FedAdagrad",
     "FedAdam",
     "FedAdamW",
     "FedAvg",
     "FedAvgM",
+    "FedCM",
+    "FedDyn",
+    "FedExP",
+    "FedGM",
+    "FedNAG",
+    "FedNova",
     "FedOpt",
+    "FedProx",
     "FedYogi",
+    "Mime",
+    "MimeLite",
+    "Scaffold",
     "ServerOptimizer",
+    "SlowMo",
     "UniformCohort",
     "WeightedCohort",
     "make_strategy",

@@ -30,12 +30,14 @@ class Expected:
         model: names, shapes and dtypes of the global model; None where replies carry metrics only.
         model_record: name of the model's record, which matters only where replies hold several.
         extras: record name -> names, shapes and dtypes of the arrays that replies carry beside the model.
+        metrics: finite numbers that each client has to report.
     """
 
     weighted_by: str
     model: Mapping[str, NDArray[Any]] | None = None
     model_record: str = protocol.ARRAYS
     extras: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,11 @@ def _admit(node: int, content: RecordDict, expected: Expected) -> Reply:
         }
     table = content.config_records.get(protocol.MEMBERS)
     if table is None:
+        _reported(expected.metrics, metrics)
         return Reply(node, weight, arrays, extras, ((weight, metrics),), content)
     members, reports = _rows(table, metrics, expected.weighted_by)
+    for _, row in reports:
+        _reported(expected.metrics, row)
     return Reply(node, weight, arrays, extras, reports, content, members)
 
 
@@ -115,6 +120,13 @@ def _only_metrics(content: RecordDict) -> MetricRecord:
     if len(found) != 1:
         raise _RejectedError(f"{len(found)} MetricRecords where one is expected")
     return found[0]
+
+
+def _reported(wanted: tuple[str, ...], metrics: Mapping[str, object]) -> None:
+    for name in wanted:
+        value = metrics.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise _RejectedError(f"metric '{name}', which the strategy goes by, must be a finite number, not {value}")
 
 
 def _weight(metrics: Mapping[str, object], name: str) -> float:

@@ -20,10 +20,11 @@ from torch import Tensor
 from fedmomentum import protocol
 from fedmomentum.events import Failure
 from fedmomentum.strategies import records
-from fedmomentum.strategies.admission import Expected, Reply, admit, log_admission, silent
+from fedmomentum.strategies.admission import Expected, Reply, Report, admit, log_admission, silent
 from fedmomentum.strategies.aggregation import Accumulation, mean_metrics, weighted_mean
 from fedmomentum.strategies.cohort import Cohort, UniformCohort
 from fedmomentum.strategies.nodes import choose, wait_for_nodes
+from fedmomentum.strategies.robust import Aggregator, TooFewError, clipped
 from fedmomentum.trees import Tree, cast_like, same_layout
 
 MetricsFn = Callable[[list[RecordDict], str], MetricRecord]
@@ -70,6 +71,11 @@ class FedAvg(Strategy):
             each client's own reply. A wrapper that changes single replies, such as Flower's server-side clipping for
             differential privacy, needs ``every``; ``auto`` is ``mean`` only where nothing wraps the strategy: its own
             ``start`` or our round loop drives it. A config that names a reduction already has the last word.
+        weighting: ``examples`` weighs a reply by its weight, ``uniform`` counts every client alike.
+        aggregator: combines replies before the server's step in place of the mean, see
+            :mod:`fedmomentum.strategies.robust`; it makes the engine send every client's own reply.
+        clip_update: largest Euclidean length of a client's update; a longer one is shortened before it is combined.
+        step_schedule: round, from 0 -> factor on the server's step (a learning rate schedule, a warm-up); None is 1.
 
     Attributes:
         rejected: clients of the last ``aggregate_train`` whose replies were not used, or never came, and why.
@@ -100,7 +106,15 @@ class FedAvg(Strategy):
     buffers: Collection[str] | None = None
     accumulation: Accumulation = "wide"
     reduction: Literal["auto", "mean", "every"] = "auto"
+    weighting: Literal["examples", "uniform"] = "examples"
+    aggregator: Aggregator | None = None
+    clip_update: float | None = None
+    step_schedule: Callable[[int], float] | None = None
 
+    client_method: ClassVar[str] = "local_sgd"
+    """The client half that belongs to the algorithm, a name of ``fedmomentum.clients.methods.LOCAL_UPDATES``."""
+    needs_metrics: ClassVar[tuple[str, ...]] = ()
+    """Finite numbers that each client has to report, for :meth:`client_mean`."""
     extra_weighting: ClassVar[Literal["examples", "uniform"]] = "examples"
     """How extra records of replies are averaged: by the weights of the replies, or every client alike."""
 
@@ -112,6 +126,13 @@ class FedAvg(Strategy):
         _check_choice("on_missed_quorum", self.on_missed_quorum, ("keep", "stop"))
         _check_choice("accumulation", self.accumulation, ("wide", "native"))
         _check_choice("reduction", self.reduction, ("auto", protocol.MEAN, protocol.EVERY))
+        _check_choice("weighting", self.weighting, (protocol.EXAMPLES, protocol.UNIFORM))
+        if self.clip_update is not None and not self.clip_update > 0:
+            raise ValueError(f"clip_update must be above 0, not {self.clip_update}")
+        if self._robust and type(self).extra_in_replies is not FedAvg.extra_in_replies:
+            raise ValueError(
+                f"{type(self).__name__} averages more than models: no aggregator or clip_update goes with it"
+            )
         if isinstance(self.buffers, str):
             raise ValueError(f"buffers must be a collection of names, not the string '{self.buffers}'")
         if isinstance(self.quorum, float) and not 0.0 < self.quorum <= 1.0:
@@ -129,6 +150,7 @@ class FedAvg(Strategy):
         self._sent: records.Views | None = None
         self._old: Tree = {}
         self._extras: dict[str, records.Views] = {}
+        self._reports: list[Report] = []
 
     # ---- seams for algorithms ------------------------------------------------------------------------------------
 
@@ -160,6 +182,23 @@ class FedAvg(Strategy):
             Trees with the names, shapes and dtypes that are expected; their values are not used.
         """
         return {}
+
+    def client_options(self) -> dict[str, Any]:
+        """Give the options of the client half, those that the server half settles."""
+        return {}
+
+    def client_mean(self, number: Callable[[Mapping[str, Any]], float]) -> float:
+        """Give the mean over the clients of the round of a number made of their metrics, weighted as their models are.
+
+        Args:
+            number: metrics of a client -> number.
+        """
+        total = sum(weight for weight, _ in self._reports)
+        return sum(weight * number(metrics) for weight, metrics in self._reports) / total
+
+    def evaluated(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Give the model to judge in place of the current one; here it is the current one."""
+        return arrays
 
     def server_state(self) -> dict[str, Any]:
         """Give what the algorithm carries from round to round: plain numbers, strings, tensors, and dicts of them."""
@@ -236,6 +275,8 @@ class FedAvg(Strategy):
         filled = {**config, protocol.SERVER_ROUND: now, protocol.REDUCTION: self._reduction(config)}
         if self.buffers is not None:
             filled[protocol.BUFFERS] = "\n".join(sorted(self.buffers))
+        if self.weighting == protocol.UNIFORM:
+            filled[protocol.WEIGHTING] = protocol.UNIFORM
         extras = {name: records.record(extra) for name, extra in self.extra_to_clients(self._old).items()}
         content = RecordDict({**extras, self.arrayrecord_key: arrays, self.configrecord_key: ConfigRecord(filled)})
         return [Message(content, dst_node_id=node, message_type=MessageType.TRAIN) for node in self._asked]
@@ -254,7 +295,7 @@ class FedAvg(Strategy):
             raise AggregationError(
                 "configure_train has to come first: it keeps the arrays that replies are held against"
             )
-        expected = Expected(self.weighted_by_key, sent, self.arrayrecord_key, self._extras)
+        expected = Expected(self.weighted_by_key, sent, self.arrayrecord_key, self._extras, self.needs_metrics)
         admitted, self.rejected = admit(replies, expected)
         self.rejected += silent(self._asked, admitted, self.rejected)
         self.accepted = sum(len(reply.clients) for reply in admitted)
@@ -266,15 +307,24 @@ class FedAvg(Strategy):
         if not enough:
             return None, None
         metrics = self._metrics(admitted, self.train_metrics_aggr_fn)
-        weights = [reply.weight for reply in admitted]
+        uniform = self.weighting == protocol.UNIFORM
+        weights = [float(len(reply.clients)) if uniform else reply.weight for reply in admitted]
+        self._reports = [(1.0 if uniform else weight, row) for reply in admitted for weight, row in reply.reports]
         if not 0.0 < sum(weights) < math.inf:
             log(WARNING, "round %d: the weights sum to %s; the old model is kept", now, sum(weights))
             return None, metrics
-        mean = weighted_mean([reply.arrays for reply in admitted], weights, sent, accumulation=self.accumulation)
+        try:
+            mean = self._combined([reply.arrays for reply in admitted], weights, sent)
+        except TooFewError as error:
+            log(WARNING, "round %d: %s; the old model is kept", now, error)
+            return None, metrics
         old = self._old
         means = {name: torch.from_numpy(mean[name]) for name in old}
         new = self.server_update(_widened(old), _widened(means), self._mean_extras(admitted, weights))
         same_layout(new, old)
+        if self.step_schedule is not None:
+            factor = self.step_schedule(now - 1)
+            new = {name: x + factor * (new[name] - x) for name, x in _widened(old).items()}
         stepped = {name: cast_like(new[name], x) for name, x in old.items()}
         return records.record({**mean, **stepped}), metrics
 
@@ -294,7 +344,7 @@ class FedAvg(Strategy):
         )
         nodes = wait_for_nodes(grid, max(self.min_available_nodes, self.min_evaluate_nodes), self.node_timeout)
         filled = ConfigRecord({**config, protocol.SERVER_ROUND: now})
-        content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: filled})
+        content = RecordDict({self.arrayrecord_key: self.evaluated(arrays), self.configrecord_key: filled})
         return [
             Message(content, dst_node_id=node, message_type=MessageType.EVALUATE) for node in choose(cohort, now, nodes)
         ]
@@ -331,7 +381,7 @@ class FedAvg(Strategy):
 
     def _reduction(self, config: Mapping[str, object]) -> str:
         """Ask for single replies where the mean over a block would be another mean than the one wanted."""
-        if self.extra_weighting == "uniform" and self._extras:
+        if self._robust or (self.extra_weighting == "uniform" and self._extras):
             return protocol.EVERY
         if protocol.REDUCTION in config:
             return str(config[protocol.REDUCTION])
@@ -364,6 +414,21 @@ class FedAvg(Strategy):
             contents = [content for reply in admitted for content in reply.contents(self.weighted_by_key)]
             return custom(contents, self.weighted_by_key)
         return mean_metrics([report for reply in admitted for report in reply.reports], leave_out=self.weighted_by_key)
+
+    @property
+    def _robust(self) -> bool:
+        return self.aggregator is not None or self.clip_update is not None
+
+    def _combined(
+        self, models: Sequence[records.Views], weights: Sequence[float], sent: records.Views
+    ) -> records.Views:
+        """Give one model from all that came back."""
+        if self.clip_update is not None:
+            old = {name: sent[name] for name in self._old}
+            models = [clipped(model, old, self.clip_update) for model in models]
+        if self.aggregator is not None:
+            return self.aggregator(models, weights, sent)
+        return weighted_mean(models, weights, sent, accumulation=self.accumulation)
 
     def _mean_extras(self, admitted: Sequence[Reply], weights: Sequence[float]) -> dict[str, Tree]:
         if self.extra_weighting == "uniform":

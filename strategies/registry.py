@@ -9,12 +9,29 @@ from typing import Any
 
 from fedmomentum.errors import UserError
 from fedmomentum.strategies.adaptive import FedAdagrad, FedAdam, FedAdamW, FedYogi
+from fedmomentum.strategies.domo import DOMO
+from fedmomentum.strategies.fedadc import FedADC
 from fedmomentum.strategies.fedavg import FedAvg
 from fedmomentum.strategies.fedavgm import FedAvgM
+from fedmomentum.strategies.fedcm import FedCM
+from fedmomentum.strategies.feddyn import FedDyn
+from fedmomentum.strategies.fedexp import FedExP
+from fedmomentum.strategies.fedgm import FedGM
+from fedmomentum.strategies.fednag import FedNAG
+from fedmomentum.strategies.fednova import FedNova
 from fedmomentum.strategies.fedopt import FedOpt
+from fedmomentum.strategies.fedprox import FedProx
+from fedmomentum.strategies.mime import Mime, MimeLite
+from fedmomentum.strategies.scaffold import Scaffold
+from fedmomentum.strategies.slowmo import SlowMo
 
 STRATEGIES: dict[str, type[FedAvg]] = {
-    cls.__name__.lower(): cls for cls in (FedAvg, FedAvgM, FedAdagrad, FedAdam, FedAdamW, FedYogi, FedOpt)
+    cls.__name__.lower(): cls
+    for cls in (
+        *(FedAvg, FedAvgM, FedAdagrad, FedAdam, FedAdamW, FedYogi, FedOpt),
+        *(FedProx, SlowMo, FedGM, FedExP, Scaffold, FedCM, MimeLite, Mime),
+        *(FedDyn, FedNova, FedADC, FedNAG, DOMO),
+    )
 }
 """Lowercase name -> class."""
 

@@ -182,7 +182,7 @@ def welch(stream: Tensor, *, segment: int = 128) -> tuple[Array, Array]:
     Raises:
         ValueError: the stream is shorter than one segment.
     """
-    from scipy.signal import welch as of_one  # type: ignore[import-untyped]
+    from scipy.signal import welch as of_one
 
     if stream.ndim != 2 or len(stream) < segment:
         raise ValueError(f"need a [T, P] stream with T >= {segment}, not {list(stream.shape)}")
@@ -348,7 +348,7 @@ def _cutoff(momentum: float, form: Form) -> float:
         if momentum < 3 - 2 * math.sqrt(2):
             return math.nan
         return math.acos(max(-1.0, 1 - (1 - momentum) ** 2 / (2 * momentum)))
-    from scipy.optimize import brentq  # type: ignore[import-untyped]
+    from scipy.optimize import brentq
 
     def excess(w: float) -> float:
         return float(abs(response(np.array([w]), momentum, form=form))[0]) ** 2 - 0.5 / (1 - momentum) ** 2

@@ -62,7 +62,7 @@ def predict(drift: Array, diffusion: Array, *, parity: Array | None = None) -> F
 
     Source: Risken, The Fokker-Planck Equation, section 6.4; Chaudhari and Soatto, arXiv:1710.11029.
     """
-    from scipy.linalg import solve_continuous_lyapunov  # type: ignore[import-untyped]
+    from scipy.linalg import solve_continuous_lyapunov
 
     b, d = as_array(drift), as_array(diffusion)
     n = len(b)

@@ -349,7 +349,7 @@ def _overshoot_by_energy(form: Form, lr: float, land: Landscape) -> float:
 
 def _first(excess: Callable[[float], float]) -> float:
     """Give the momentum at which a quantity that grows with momentum turns positive; nan if it does not."""
-    from scipy.optimize import brentq  # type: ignore[import-untyped]
+    from scipy.optimize import brentq
 
     low, high = 0.0, 0.999
     return float(brentq(excess, low, high)) if excess(low) < 0 < excess(high) else math.nan

@@ -32,7 +32,7 @@ class Arm:
         Raises:
             ValueError: the target is beyond the horizontal, where the balance need not be unique.
         """
-        from scipy.optimize import brentq  # type: ignore[import-untyped]
+        from scipy.optimize import brentq
 
         if not 0 <= target <= math.pi / 2:
             raise ValueError(f"target must lie in [0, pi/2], not {target}")

@@ -79,6 +79,65 @@ def build_parser() -> argparse.ArgumentParser:
     show = add("show", "show", "print a scenario with every default filled in, or what a run gave", override, debug)
     show.add_argument("what", metavar="SCENARIO|RUN", help="a scenario (file or shipped name) or a run folder")
     show.add_argument("--rows", type=int, default=5, metavar="N", help="rounds to print of a run (default: 5)")
+
+    cite = add("cite", "cite", "print BibTeX of the papers behind what a scenario uses", override, debug)
+    cite.add_argument("scenario", metavar="SCENARIO", help="a YAML file, or the name of a shipped scenario")
+
+    compare = add("compare", "compare", "compare runs and their arms, paired by seed, in a table and a picture", debug)
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders of single arms")
+    compare.add_argument("--metric", metavar="NAME", help="what to compare (default: accuracy, else loss)")
+    compare.add_argument("--target", type=float, metavar="VALUE", help="also tell when each first came to this value")
+    compare.add_argument("--baseline", metavar="NAME", help="what differences are taken from (default: the first)")
+    compare.add_argument(
+        "--confidence", type=float, default=95.0, metavar="PERCENT", help="of every interval (default: 95)"
+    )
+    compare.add_argument("--plots", default="plots", metavar="FOLDER", help="for the picture (default: %(default)s)")
+    compare.add_argument("--no-plots", dest="plots", action="store_const", const="", help="draw no picture")
+    form = compare.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object, the values of each seed included")
+    form.add_argument("--csv", action="store_true", help="print the table as CSV")
+
+    runs = commands.add_parser("runs", help="look over the runs in a folder", description="Look over runs.")
+    actions = runs.add_subparsers(title="actions", metavar="ACTION", required=True)
+    listed = actions.add_parser("list", parents=[debug], help="what became of each run", description="List runs.")
+    listed.set_defaults(module="fedmomentum.cli.runs")
+    listed.add_argument("--out", default="runs", metavar="FOLDER", help="where run folders are (default: %(default)s)")
+    listed.add_argument("--sort", choices=("time", "accuracy", "name"), default="time", help="default: %(default)s")
+    listed.add_argument(
+        "--filter",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="keep runs with this name, status, arm or setting, as in strategy.name=fedavgm; * stands for anything; "
+        "may be given several times",
+    )
+    listed.add_argument("--json", action="store_true", help="print one JSON list")
+
+    export = add("export", "export", "write the tables of a run as CSV or Parquet", debug)
+    export.add_argument("run", metavar="RUN", help="a run folder, or the folder of a single arm")
+    form = export.add_mutually_exclusive_group(required=True)
+    form.add_argument("--csv", dest="format", action="store_const", const="csv", help="text, for anything")
+    form.add_argument(
+        "--parquet", dest="format", action="store_const", const="parquet", help="typed columns (needs polars)"
+    )
+    export.add_argument(
+        "--table", choices=("metrics", "clients", "failures"), help="only this table (default: metrics and clients)"
+    )
+    export.add_argument("--out", metavar="FILE", help="for the metrics, clients beside it; - prints one table as CSV")
+
+    report = add("report", "report", "write what runs gave as one HTML file, with its plots beside it", debug)
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run folders; several stand side by side")
+    report.add_argument(
+        "--out", metavar="FILE", help="the HTML file (default: report.html in the run folder, here for several)"
+    )
+    report.add_argument("--open", action="store_true", help="open it in the browser")
+    report.add_argument("--no-plots", dest="plots", action="store_false", help="write no PNG and SVG files")
+
+    watch = add("watch", "watch", "follow a run that is going on, until it ends", debug)
+    watch.add_argument("run", metavar="RUN", help="a run folder")
+    watch.add_argument(
+        "--interval", type=_seconds, default=0.5, metavar="S", help="seconds between looks (default: 0.5)"
+    )
     return parser
 
 
@@ -87,3 +146,13 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.01 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0.01 to 3600, not {text}")
+    return seconds

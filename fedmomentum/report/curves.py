@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fedmomentum.report.figure import PALETTE, figure, head, save, style
-from fedmomentum.report.numbers import number
+from fedmomentum.report.numbers import number, real
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,35 @@ def draw_metric(
     Returns:
         The two files, or nothing where no row has a finite value of the metric.
     """
-    curves = [curve for curve in collect(series, metric) if curve.last]
+    curves = collect(series, metric)
+    note = _note([curve for curve in curves if curve.last])
+    return draw_curves(
+        curves, metric, folder=folder, name=name or metric.replace("/", "-"), question=question, note=note
+    )
+
+
+def draw_curves(
+    curves: Sequence[Curve],
+    metric: str,
+    *,
+    folder: Path,
+    name: str,
+    question: str = "",
+    note: str = "",
+    axis: str = "round",
+) -> list[Path]:
+    """Draw curves as :func:`draw_metric` does, over whatever their ``rounds`` hold.
+
+    Args:
+        curves: one a group of arms; those without a finite value are passed over.
+        metric: names the vertical axis and decides its scale.
+        folder: where the pictures go; made where it is missing.
+        name: file name without suffix.
+        question: title of the picture.
+        note: small print under it.
+        axis: name of the horizontal axis.
+    """
+    curves = [curve for curve in curves if curve.last]
     if not curves:
         return []
     with style():
@@ -76,20 +104,22 @@ def draw_metric(
         made = figure(7.2, 4.2 if direct else 5.4)
         axes = made.add_subplot()
         for curve, (colour, dash) in zip(curves, _looks(len(curves)), strict=True):
-            _draw(axes, curve, colour, dash)
-        _scale(axes, curves, metric)
-        axes.set_xlabel("round")
+            _draw(axes, curve, _label(curve, axis), colour, dash)
+        _scale(axes, curves, metric, whole=axis == "round")
+        axes.set_xlabel(axis)
         axes.set_ylabel(metric.replace("_", " "))
         axes.grid(axis="y")
-        head(axes, question, _note(curves))
+        head(axes, question, note)
         if direct:
-            _label_ends(axes, curves)
+            _label_ends(axes, [(curve.last, _label(curve, axis)) for curve in curves if curve.last])
         else:
             made.legend(loc="outside lower center", ncols=2 if len(curves) <= 24 else 3, fontsize=8)
-        return save(made, folder, name or metric.replace("/", "-"))
+        return save(made, folder, name)
 
 
 def _note(curves: Sequence[Curve]) -> str:
+    if not curves:
+        return ""
     fewest, most = min(curve.seeds for curve in curves), max(curve.seeds for curve in curves)
     count = str(most) if fewest == most else f"{fewest} to {most}"
     return f"line: mean of {count} seeds; band: lowest to highest" if most > 1 else ""
@@ -102,7 +132,7 @@ def collect(series: Mapping[str, Rows], metric: str) -> list[Curve]:
         groups.setdefault(without_seed(arm), []).append(rows)
     curves = []
     for arm, runs in groups.items():
-        values = [{float(row["round"]): _number(row[metric]) for row in rows if metric in row} for rows in runs]
+        values = [{float(row["round"]): real(row[metric]) for row in rows if metric in row} for rows in runs]
         rounds = sorted({r for run in values for r in run if all(r in other for other in values)})
         points = [[run[r] for run in values] for r in rounds]
         mean = [math.fsum(p) / len(p) for p in points]
@@ -114,12 +144,8 @@ def collect(series: Mapping[str, Rows], metric: str) -> list[Curve]:
 
 
 def without_seed(arm: str) -> str:
-    """Give the name of an arm without its seed: what the seeds of one arm share."""
+    """Give the name of an arm without its seed: the name that the seeds of an arm share."""
     return re.sub(r"[\s,;/_-]*\bseed\s*[=:]?\s*\d+\b", "", arm).strip(" ,;/_-")
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
 
 
 def _looks(count: int) -> list[tuple[Any, str]]:
@@ -131,9 +157,8 @@ def _looks(count: int) -> list[tuple[Any, str]]:
     return [(colormaps["viridis"](0.9 * i / (count - 1)), ("-", "--", ":")[i % 3]) for i in range(count)]
 
 
-def _draw(axes: Axes, curve: Curve, colour: Any, dash: str) -> None:
+def _draw(axes: Axes, curve: Curve, label: str, colour: Any, dash: str) -> None:
     dots = "o" if len(curve.rounds) <= 15 else ""
-    label = _label(curve)
     axes.plot(curve.rounds, curve.mean, dash, color=colour, linewidth=1.8, label=label, marker=dots, markersize=4)
     if curve.seeds > 1:
         axes.fill_between(curve.rounds, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0)
@@ -141,15 +166,17 @@ def _draw(axes: Axes, curve: Curve, colour: Any, dash: str) -> None:
         axes.plot(*curve.last, marker="X", color=colour, markersize=9, markeredgecolor="white", clip_on=False)
 
 
-def _label(curve: Curve) -> str:
+def _label(curve: Curve, axis: str) -> str:
     assert curve.last is not None
+    if curve.diverged and axis != "round":
+        return f"{curve.name}  diverged".strip()
     if curve.diverged:
         after = curve.rounds[curve.rounds.index(curve.last[0]) + 1]
         return f"{curve.name}  diverged in round {after:g}".strip()
     return f"{curve.name}  {number(curve.last[1])}".strip()
 
 
-def _scale(axes: Axes, curves: Sequence[Curve], metric: str) -> None:
+def _scale(axes: Axes, curves: Sequence[Curve], metric: str, *, whole: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
     values = [y for curve in curves for y in (*curve.low, *curve.high) if math.isfinite(y)]
@@ -162,20 +189,19 @@ def _scale(axes: Axes, curves: Sequence[Curve], metric: str) -> None:
     first = min(curve.rounds[0] for curve in curves)
     pad = 0.02 * (last - first) or 0.5
     axes.set_xlim(first - pad, last + pad)
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=whole, steps=[1, 2, 5, 10]))
 
 
-def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Name each curve to the right of the axes at the height of its last value, moved apart where names would touch."""
+def _label_ends(axes: Axes, ends: Sequence[tuple[tuple[float, float], str]]) -> None:
+    """Write labels right of the axes at the height of each curve's last point, moved apart where they would touch."""
     made = axes.get_figure(root=True)
     assert made is not None
     made.draw_without_rendering()  # lays out the axes: only then do data have a height on the page
     gap = 13.0 * made.dpi / 72 / axes.get_window_extent().height
     to_page = axes.transData + axes.transAxes.inverted()
-    wanted = [float(to_page.transform(curve.last)[1]) for curve in curves if curve.last]
+    wanted = [float(to_page.transform(point)[1]) for point, _ in ends]
     colours = {line.get_label(): line.get_color() for line in axes.get_lines()}
-    for curve, y in zip(curves, spread(wanted, gap), strict=True):
-        label = _label(curve)
+    for (_, label), y in zip(ends, spread(wanted, gap), strict=True):
         axes.annotate(
             label, (1, y), (6, 0), "axes fraction", "offset points", va="center", fontsize=9, color=colours[label],
             fontweight="bold", annotation_clip=False,

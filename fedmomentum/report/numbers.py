@@ -24,3 +24,22 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def real(value: object) -> float:
+    """Give a number as a float, one beyond the floats as an infinity, and NaN for what is no number."""
+    if not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def size(count: float) -> str:
+    """Write a number of bytes: ``96 B``, ``1.5 kB``, ``2.25 MB``; a kilobyte is 1000 bytes."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 999.5:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB" if abs(count) < 999.5 else f"{count:.0f} TB"

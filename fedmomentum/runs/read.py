@@ -15,6 +15,9 @@ from fedmomentum.runs.folder import CLIENTS, FAILURES, METRICS, MODEL, PLOTS, PR
 from fedmomentum.runs.parameters import load_parameters
 
 if TYPE_CHECKING:
+    import pandas
+    import polars
+
     from fedmomentum.trees import Tree
 
 
@@ -73,10 +76,8 @@ class Run:
     @cached_property
     def scenario(self) -> dict[str, Any]:
         """The resolved scenario as plain data (``resolved.yaml``); of an arm, empty."""
-        import yaml
-
         path = self.path / RESOLVED
-        return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+        return read_yaml(path) if path.exists() else {}
 
     @cached_property
     def text(self) -> str:
@@ -103,6 +104,18 @@ class Run:
         if self.arms:
             raise UserError(f"{self.path}: the run has a model for each arm: {', '.join(self.arms)}; take one of .arms")
         return load_parameters(self.path / MODEL)
+
+    def to_pandas(self, table: str = "metrics") -> pandas.DataFrame:
+        """Give a table (``metrics``, ``clients`` or ``failures``) as a pandas frame (extra ``pandas``)."""
+        from fedmomentum.runs.export import to_pandas
+
+        return to_pandas(self, table)
+
+    def to_polars(self, table: str = "metrics") -> polars.DataFrame:
+        """Give a table (``metrics``, ``clients`` or ``failures``) as a polars frame (extra ``polars``)."""
+        from fedmomentum.runs.export import to_polars
+
+        return to_polars(self, table)
 
     def _rows(self, table: str, of: Callable[[Run], list[Row]]) -> list[Row]:
         if self.arms:
@@ -132,4 +145,30 @@ def list_runs(out: str | os.PathLike[str] = "runs") -> list[Run]:
     """List the runs below a folder of runs (or of one scenario's runs), the latest first; none where there is none."""
     found = [Run(file.parent) for pattern in (f"*/{STATUS}", f"*/*/{STATUS}") for file in Path(out).glob(pattern)]
     runs = [run for run in found if run.path.parent.name != "arms"]
-    return sorted(runs, key=lambda run: (str(run.status.get("started", "")), run.path.name), reverse=True)
+    return sorted(runs, key=lambda run: (_started(run), run.path.name), reverse=True)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping that this package wrote.
+
+    Raises:
+        UserError: the file is no YAML, or no mapping.
+    """
+    import yaml
+
+    # libyaml's parser, where PyYAML was built with it, takes a tenth of the time.
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict | None):
+        raise UserError(f"{path}: holds {type(value).__name__}, expected a mapping of settings")
+    return value or {}
+
+
+def _started(run: Run) -> str:
+    try:
+        return str(run.status.get("started", ""))
+    except UserError:  # one damaged folder is no reason to show none of the others
+        return ""

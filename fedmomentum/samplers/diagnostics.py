@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import fft, special, stats  # type: ignore[import-untyped]
+from scipy import fft, special, stats
 from torch import Tensor
 
 Array = npt.NDArray[np.float64]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy import linalg  # type: ignore[import-untyped]
+from scipy import linalg
 from torch import Tensor
 
 from fedmomentum.streams import stream

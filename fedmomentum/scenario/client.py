@@ -2,54 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
-from fedmomentum.scenario.block import Block, ByName, Count, Misfit, OneOf, Positive, Probability, Whole
+from fedmomentum.scenario.block import Block, ByName, Count, NonNegative, OneOf, Positive
 from fedmomentum.scenario.optimizer import Optimizer
+from fedmomentum.scenario.schedule import Constant, Schedule
 
 
-class ScheduleBlock(Block):
-    """A factor on the client's learning rate, as a function of the round."""
+class LocalSgd(Block):
+    """The optimizer alone, on the client's own loss."""
 
-    warmup: Whole = Field(default=0, description="rounds over which the factor first rises from 0 in equal steps")
-
-
-class Constant(ScheduleBlock):
-    """The same learning rate in every round."""
-
-    name: Literal["constant"]
+    name: Literal["local_sgd"]
 
 
-class Step(ScheduleBlock):
-    """The learning rate is multiplied by ``factor`` every ``every`` rounds."""
+class Proximal(Block):
+    """The optimizer on the client's loss with mu/2 |y - x|^2, under any server (arXiv:1812.06127)."""
 
-    name: Literal["step"]
-    every: Count = Field(description="rounds between two changes")
-    factor: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.1, description="what the learning rate is multiplied by"
-    )
+    name: Literal["fedprox"]
+    mu: NonNegative = Field(description="strength of the pull to the global model")
 
 
-class Cosine(ScheduleBlock):
-    """Half a cosine from the learning rate down to ``floor`` times it."""
-
-    name: Literal["cosine"]
-    rounds: Count | None = Field(default=None, description="rounds until the floor; null: those of the scenario")
-    floor: Probability = Field(default=0.0, description="last factor on the learning rate")
-
-    def misfits(self) -> Iterator[Misfit]:
-        """Refuse a warm-up that leaves nothing for the cosine."""
-        yield from super().misfits()
-        if self.rounds is not None and self.warmup >= self.rounds:
-            yield Misfit(
-                ("warmup",), f"expected fewer rounds than the {self.rounds} of the schedule, not {self.warmup}"
-            )
-
-
-Schedule: TypeAlias = Annotated[Constant | Step | Cosine, ByName()]
+Method: TypeAlias = Annotated[LocalSgd | Proximal, ByName()]
 
 
 class Client(Block):
@@ -69,6 +44,12 @@ class Client(Block):
     state: Literal["reset", "keep"] = Field(
         default="reset",
         description="local momentum between a client's rounds: starts anew, or lives on with the client",
+    )
+    method: Method | None = Field(default=None, description="client half; null: the one that belongs to the strategy")
+    batch_norm: Literal["average", "local", "freeze"] = Field(
+        default="average",
+        description="batch norm is averaged; or stays with its client, as FedBN has it (arXiv:2102.07623); "
+        "or keeps the global statistics as they are",
     )
     clip_norm: Positive | None = Field(default=None, description="largest norm of a gradient; null: no clipping")
 

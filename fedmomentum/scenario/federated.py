@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
 from fedmomentum.scenario.block import Misfit
-from fedmomentum.scenario.client import Client, Cosine
+from fedmomentum.scenario.client import Client
 from fedmomentum.scenario.data import Data
 from fedmomentum.scenario.model import Model
 from fedmomentum.scenario.participation import Participation, Uniform
 from fedmomentum.scenario.running import Checkpoint, Engine, Evaluate
 from fedmomentum.scenario.scenario import Scenario
-from fedmomentum.scenario.server import CustomStrategy, Strategy
+from fedmomentum.scenario.schedule import Cosine
+from fedmomentum.scenario.server import CustomStrategy
+from fedmomentum.scenario.strategy import Strategy
 
 
 class FederatedScenario(Scenario):
@@ -29,6 +31,9 @@ class FederatedScenario(Scenario):
     participation: Participation = Field(default=Uniform(name="uniform"), description="who takes part in a round")
     engine: Engine = Field(default=Engine(), description="where clients train")
     evaluate: Evaluate = Field(default=Evaluate(), description="how the model is tested")
+    trackers: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Field(strict=False)] = Field(
+        default=(), description="experiment trackers that are told of every round; each is an extra to install"
+    )
     checkpoint: Checkpoint = Field(default=Checkpoint(), description="how a run is kept so that it can go on")
 
     def misfits(self) -> Iterator[Misfit]:
@@ -45,11 +50,13 @@ class FederatedScenario(Scenario):
                 ("evaluate", "clients"),
                 "clients have nothing to test on: set data.validation to the fraction they keep for it, such as 0.1",
             )
-        if self.client.lr_schedule.warmup >= self.rounds:
-            yield Misfit(
-                ("client", "lr_schedule", "warmup"),
-                f"expected fewer rounds than the {self.rounds} of the scenario, not {self.client.lr_schedule.warmup}",
-            )
+        for block, key in ((self.client, "lr_schedule"), (self.strategy, "step_schedule")):
+            schedule = getattr(block, key, None)
+            if schedule is not None and schedule.warmup >= self.rounds:
+                yield Misfit(
+                    ("client" if block is self.client else "strategy", key, "warmup"),
+                    f"expected fewer rounds than the {self.rounds} of the scenario, not {schedule.warmup}",
+                )
         yield from self._cohort_misfits()
 
     def _cohort_misfits(self) -> Iterator[Misfit]:
@@ -58,15 +65,18 @@ class FederatedScenario(Scenario):
             yield Misfit(("participation", "count"), f"expected at most the {population} clients, not {count}")
         if isinstance(self.strategy, CustomStrategy):
             return
+        yield from self.strategy.client_misfits(self.client)
         quorum = self.strategy.quorum
         most = count if count is not None else population
         if isinstance(quorum, int) and most is not None and quorum > most:
             yield Misfit(("strategy", "quorum"), f"expected at most the {most} clients of a round, not {quorum}")
 
     def settled(self) -> Self:
-        """Give the scenario whose cosine ends with the last round where it does not say when."""
-        schedule = self.client.lr_schedule
-        if not isinstance(schedule, Cosine) or schedule.rounds is not None:
-            return self
-        client = self.client.model_copy(update={"lr_schedule": schedule.model_copy(update={"rounds": self.rounds})})
-        return self.model_copy(update={"client": client})
+        """Give the scenario whose cosines end with the last round where they do not say when."""
+        changes: dict[str, Any] = {}
+        for block, key in (("client", "lr_schedule"), ("strategy", "step_schedule")):
+            schedule = getattr(getattr(self, block), key, None)
+            if isinstance(schedule, Cosine) and schedule.rounds is None:
+                whole = schedule.model_copy(update={"rounds": self.rounds})
+                changes[block] = getattr(self, block).model_copy(update={key: whole})
+        return self.model_copy(update=changes) if changes else self

@@ -39,6 +39,10 @@ class Evaluate(Block):
         default=1, description="rounds between two tests on the central test set, and after the last; 0: never"
     )
     batch_size: Count = Field(default=512, description="test examples at a time")
+    recalibrate: Whole = Field(
+        default=0,
+        description="training examples on which the server measures batch-norm statistics before a test; 0: none",
+    )
     clients: Probability = Field(
         default=0.0, description="fraction of the clients that test the model on their own validation part"
     )

@@ -3,15 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
-from fedmomentum.scenario.block import Block, ByName, Callable, Count, Decay, Misfit, NonNegative, Positive, Share
+from fedmomentum.scenario.block import (
+    Block,
+    ByName,
+    Callable,
+    Count,
+    Decay,
+    Misfit,
+    NonNegative,
+    Positive,
+    Share,
+    Whole,
+)
+from fedmomentum.scenario.client import Client
 from fedmomentum.scenario.optimizer import Optimizer
+from fedmomentum.scenario.schedule import Schedule
 
 Convention = Literal["paper", "keras", "flower"]
 _CONVENTION = "paper: v starts at tau^2, no bias correction; keras: v starts at 0, corrected; flower: as Flower 1.41"
+
+
+class Median(Block):
+    """Coordinate-wise median (arXiv:1803.01498)."""
+
+    name: Literal["median"]
+
+
+class TrimmedMean(Block):
+    """Coordinate-wise mean without the largest and smallest values (arXiv:1803.01498)."""
+
+    name: Literal["trimmed_mean"]
+    fraction: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.1, description="part of the replies that is left out at either end"
+    )
+
+
+class Krum(Block):
+    """The reply with the closest neighbours, or the mean of the best ones (arXiv:1703.02757)."""
+
+    name: Literal["krum"]
+    byzantine: Whole = Field(description="bad replies to be safe from; it takes 2 byzantine + 3 replies a round")
+    keep: Count = Field(default=1, description="best replies that are averaged")
+
+
+class GeometricMedian(Block):
+    """The point with the smallest weighted sum of distances to the replies (arXiv:1912.13445)."""
+
+    name: Literal["geometric_median"]
+    tolerance: NonNegative = Field(
+        default=1e-6, description="stop where a step is a smaller part of the mean distance than this"
+    )
+    most_iterations: Count = Field(default=100, description="iterations at the most")
+    smoothing: Positive = Field(default=1e-6, description="smallest distance, as a part of the mean one")
+
+
+Aggregator: TypeAlias = Annotated[Median | TrimmedMean | Krum | GeometricMedian, ByName()]
 
 
 class StrategyBlock(Block):
@@ -27,6 +77,37 @@ class StrategyBlock(Block):
     accumulation: Literal["wide", "native"] = Field(
         default="wide", description="sum replies in float64, or in the model's own type, bit for bit as Flower does"
     )
+    weighting: Literal["examples", "uniform"] = Field(
+        default="examples", description="weigh replies by their clients' examples, or count every client alike"
+    )
+    aggregator: Aggregator | None = Field(
+        default=None, description="combines replies before the server's step; null: the weighted mean"
+    )
+    clip_update: Positive | None = Field(
+        default=None, description="largest length of a client's update; null: no clipping (arXiv:1710.06963)"
+    )
+    step_schedule: Schedule | None = Field(
+        default=None, description="factor on the server's step over the rounds; null: 1"
+    )
+
+    client_half: ClassVar[bool] = False
+    """Whether the strategy brings a client half of its own."""
+    more_than_models: ClassVar[bool] = False
+    """Whether it averages more than models, which a robust aggregator does not look at."""
+
+    def misfits(self) -> Iterator[Misfit]:
+        """Refuse a robust aggregator beside plain means."""
+        yield from super().misfits()
+        for key in ("aggregator", "clip_update"):
+            if self.more_than_models and getattr(self, key) is not None:
+                name = getattr(self, "name", "")
+                yield Misfit((key,), f"'{name}' averages more than models, which stays a plain mean; leave it out")
+
+    def client_misfits(self, client: Client) -> Iterator[Misfit]:
+        """Refuse local training that does not suit the strategy; paths are those of the scenario."""
+        if self.client_half and client.method is not None:
+            name = getattr(self, "name", "")
+            yield Misfit(("client", "method"), f"'{name}' brings a client half of its own; leave it out")
 
 
 class FedAvg(StrategyBlock):
@@ -106,8 +187,3 @@ class CustomStrategy(Block):
 
     name: Callable = Field(description="`package.module:callable`; the module is imported, so its code runs")
     options: dict[str, Any] = Field(default={}, description="keyword arguments of the callable")
-
-
-Strategy: TypeAlias = Annotated[
-    FedAvg | FedAvgM | FedAdagrad | FedAdam | FedYogi | FedAdamW | FedOpt | CustomStrategy, ByName()
-]

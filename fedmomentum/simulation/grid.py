@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Literal
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -16,9 +17,21 @@ from fedmomentum.clients.app import records_of
 from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.events import Failure
-from fedmomentum.protocol import EVERY, MEAN, MEMBERS, METRICS, NUM_EXAMPLES, REDUCTION, SERVER_ROUND
+from fedmomentum.protocol import (
+    EVERY,
+    EXAMPLES,
+    GRADIENT_QUERY,
+    MEAN,
+    MEMBERS,
+    METRICS,
+    NUM_EXAMPLES,
+    REDUCTION,
+    SERVER_ROUND,
+    UNIFORM,
+    WEIGHTING,
+)
 from fedmomentum.simulation import flower
-from fedmomentum.simulation.blocks import cut
+from fedmomentum.simulation.blocks import automatic_block_size, cut
 from fedmomentum.simulation.executor import Executor, Lost
 from fedmomentum.simulation.faults import Faults
 from fedmomentum.trees import State
@@ -37,6 +50,8 @@ class RoundReport:
     bytes_up: int = 0
     worker_seconds: float = 0.0
     simulated_time: float | None = None
+    preliminary: bool = False
+    """Whether the round goes on with another exchange, whose report takes this one's costs over."""
 
 
 class BaseGrid(Grid):
@@ -104,6 +119,7 @@ class SimulationGrid(BaseGrid):
         spec: what a client does.
         sizes: training examples of each client ``[C]``: the work that blocks are cut by.
         block_size: clients a block; None leaves it to :func:`fedmomentum.simulation.blocks.automatic_block_size`.
+        stacked: whether workers train a block's clients stacked, which makes larger blocks the better ones.
         faults: what goes wrong.
     """
 
@@ -114,12 +130,13 @@ class SimulationGrid(BaseGrid):
         sizes: NDArray[np.integer],
         *,
         block_size: int | None = None,
+        stacked: bool = False,
         faults: Faults | None = None,
     ) -> None:
         """Register one node for each entry of ``sizes``."""
         super().__init__(len(sizes))
         self.executor, self.spec, self.sizes = executor, spec, sizes
-        self.block_size = block_size
+        self.block_size, self.stacked = block_size, stacked
         self.faults = faults or Faults()
         self.memory: dict[int, State] = {}
         """What clients kept, by client."""
@@ -133,16 +150,22 @@ class SimulationGrid(BaseGrid):
         self.memory = dict(state["memory"])  # type: ignore[call-overload]
 
     def _work(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
-        self.report = RoundReport()
+        before, self.report = self.report, RoundReport()
+        if before.preliminary:
+            self.report.bytes_down, self.report.bytes_up = before.bytes_down, before.bytes_up
+            self.report.worker_seconds = before.worker_seconds
+        self.report.preliminary = any(m.metadata.message_type == GRADIENT_QUERY for m in messages)
         groups: dict[tuple[str, int], list[Message]] = {}
         for message in messages:  # the messages of a round share one content: the model travels once
             groups.setdefault((message.metadata.message_type, id(message.content)), []).append(message)
         replies: list[Message] = []
         for (kind, _), group in groups.items():
-            replies += self._round(group, evaluate=kind.split(".")[0] == MessageType.EVALUATE, timeout=timeout)
+            replies += self._round(group, _kind(kind), timeout)
         return replies
 
-    def _round(self, messages: Sequence[Message], *, evaluate: bool, timeout: float | None) -> list[Message]:
+    def _round(
+        self, messages: Sequence[Message], kind: Literal["train", "evaluate", "gradient"], timeout: float | None
+    ) -> list[Message]:
         content = messages[0].content
         config = next(iter(content.config_records.values()), ConfigRecord())
         by_client = {m.metadata.dst_node_id: m for m in messages}
@@ -151,21 +174,21 @@ class SimulationGrid(BaseGrid):
         reduce = config.get(REDUCTION, EVERY) == MEAN
         clients = sorted(by_client)
         work = [float(self.spec.steps_for(int(self.sizes[c]))) for c in clients]
-        if evaluate:
+        if kind == "evaluate":
             outcome = Faults().outcome(server_round, clients, work)
         else:
             outcome = self.faults.outcome(server_round, clients, work)
         planned = dict(zip(clients, work, strict=True))
-        blocks = cut(
-            outcome.clients, [planned[c] * outcome.effort.get(c, 1.0) for c in outcome.clients], self.block_size
-        )
+        size = self.block_size or automatic_block_size(len(outcome.clients), stacked=self.stacked)
+        blocks = cut(outcome.clients, [planned[c] * outcome.effort.get(c, 1.0) for c in outcome.clients], size)
         tasks = [
             BlockTask(
                 index=index,
-                kind="evaluate" if evaluate else "train",
+                kind=kind,
                 round=server_round,
                 clients=block,
                 reduce=reduce,
+                uniform=config.get(WEIGHTING, EXAMPLES) == UNIFORM,
                 effort=tuple(outcome.effort.get(c, 1.0) for c in block) if outcome.effort else None,
                 memory={c: self.memory[c] for c in block if c in self.memory},
             )
@@ -184,7 +207,7 @@ class SimulationGrid(BaseGrid):
             self.memory.update(result.memory)
             failures += result.failures
             report.worker_seconds += result.seconds
-            if not evaluate:
+            if kind != "evaluate":
                 report.bytes_up += sum(a.nbytes for r in _sent(result) for a in r.values()) * (
                     len(result.members["client"]) if reduce else 1
                 )
@@ -224,6 +247,12 @@ class SimulationGrid(BaseGrid):
                 content[record] = flower.to_record(arrays)
             replies.append(flower.reply(by_client[client], content))
         return replies
+
+
+def _kind(message_type: str) -> Literal["train", "evaluate", "gradient"]:
+    if message_type == GRADIENT_QUERY:
+        return "gradient"
+    return "evaluate" if message_type.split(".")[0] == MessageType.EVALUATE else "train"
 
 
 def _sent(result: BlockResult) -> list[Arrays]:

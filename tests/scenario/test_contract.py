@@ -15,8 +15,8 @@ from fedmomentum.scenario.block import CUSTOM, Block
 from fedmomentum.scenario.data import Data, Partition
 from fedmomentum.scenario.model import Model
 from fedmomentum.scenario.optimizer import Optimizer
-from fedmomentum.scenario.server import Strategy
 from fedmomentum.scenario.shape import shape_of
+from fedmomentum.scenario.strategy import Strategy
 
 GIVEN = {"name", "input_shape", "classes", "labels", "groups", "examples", "clients", "seed", "partition"}
 """What the builder fills in, or what is not an argument of the function."""

@@ -226,7 +226,7 @@ def test_a_file_that_is_not_there_names_what_is_near(base: str, write: Write, tm
         (file.with_name("ss.yaml"), f"did you mean '{file}'?"),
         (tmp_path / "no folder" / "quickstar.yaml", "did you mean 'quickstart'?"),
         ("quickstarts", "did you mean 'quickstart'?"),
-        ("zzzz", "no such file. Shipped scenarios: cnn_batchnorm, "),
+        ("zzzz", "no such file. Shipped scenarios: algorithms_compare, "),
         ("a\0b", "no such file"),
         ("x" * 5000, "no such file"),
         (tmp_path, "is a folder"),

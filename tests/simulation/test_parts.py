@@ -16,14 +16,15 @@ from fedmomentum.simulation.faults import Faults, Stragglers
 @given(st.lists(st.integers(0, 10_000), unique=True, max_size=200), st.integers(0, 50), st.randoms())
 def test_blocks_are_a_partition_in_falling_order_of_work(clients, size, random):
     work = {c: float(c % 7) for c in clients}
-    blocks = cut(clients, [work[c] for c in clients], size or None)
+    size = size or automatic_block_size(len(clients))
+    blocks = cut(clients, [work[c] for c in clients], size)
     flat = [c for block in blocks for c in block]
     assert sorted(flat) == sorted(clients)
     assert [work[c] for c in flat] == sorted(work.values(), reverse=True)
-    assert all(len(b) <= (size or BLOCK_LIMIT) for b in blocks)
+    assert all(len(b) <= size for b in blocks)
     shuffled = list(clients)
     random.shuffle(shuffled)
-    assert cut(shuffled, [work[c] for c in shuffled], size or None) == blocks
+    assert cut(shuffled, [work[c] for c in shuffled], size) == blocks
 
 
 def test_automatic_blocks_leave_work_for_several_workers():
@@ -31,6 +32,7 @@ def test_automatic_blocks_leave_work_for_several_workers():
     assert automatic_block_size(10) == 2
     assert automatic_block_size(100) == 13
     assert automatic_block_size(10_000) == BLOCK_LIMIT
+    assert automatic_block_size(100, stacked=True) == 25
 
 
 def test_dropout_rate_and_seed():

@@ -7,9 +7,10 @@ from fedmomentum.errors import UserError
 
 
 def test_every_strategy_has_its_name_in_lower_case():
-    assert {name: cls.__name__ for name, cls in ours.STRATEGIES.items()} == {
-        name.lower(): name for name in ("FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedAdamW", "FedYogi", "FedOpt")
-    }
+    names = {name: cls.__name__ for name, cls in ours.STRATEGIES.items()}
+    assert all(name == cls.lower() for name, cls in names.items())
+    assert set(names.values()) <= set(ours.__all__)
+    assert {"FedAvg", "FedAvgM", "FedAdam", "FedOpt", "Scaffold", "Mime", "FedDyn"} <= set(names.values())
     strategy = ours.make_strategy("FedAvgM", server_momentum=0.9, seed=3)
     assert type(strategy) is ours.FedAvgM
     assert (strategy.server_momentum, strategy.seed) == (0.9, 3)
