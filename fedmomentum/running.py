@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmomentum import scenario as scenarios
+from fedmomentum.errors import UserError
 from fedmomentum.events import End, Listener, RoundEnd, Start
 from fedmomentum.interrupts import StopAfterRound
 from fedmomentum.runs import Recorder, RunFolder, load_run, provenance
+from fedmomentum.runs.atomic import NotWrittenError, writing
 from fedmomentum.runs.resuming import claim, release
 from fedmomentum.simulation.actors import Actors
 
@@ -110,9 +114,12 @@ class Running:
             self.listeners += watching
             self.result = Result(self.loaded.scenario.name, self.folder.path)
             try:
-                self._arms(federations)
-            finally:
-                release(self.folder)
+                try:
+                    self._arms(federations)
+                finally:
+                    release(self.folder)
+            except NotWrittenError as error:
+                raise UserError(f"{error}, then go on with: fedmomentum resume {self.folder.path}") from error
             for tracker in watching:
                 if tracker.failure:
                     self._warn(str(tracker.failure))
@@ -132,7 +139,11 @@ class Running:
             folder = RunFolder.at(self.new, name, resolved=resolved, **texts)
         else:
             folder = RunFolder.create(self.out, name, resolved=resolved, **texts)
-        folder.write_provenance(provenance(data=checksums))
+        try:
+            folder.write_provenance(provenance(data=checksums))
+        except NotWrittenError:
+            shutil.rmtree(folder.path, ignore_errors=True)  # nothing has run, so nothing is lost
+            raise
         return folder
 
     def _arms(self, federations: dict[str, Federation]) -> None:
@@ -151,12 +162,14 @@ class Running:
             self.result.warnings.append(f"stopped: {error}")
         except BaseException:
             self.result.status = "failed"
-            self.folder.set_status("failed")
+            with suppress(NotWrittenError):  # what went wrong first is what is told
+                self.folder.set_status("failed")
             raise
         self.result.status = status
         rounds_done = max((int(row["round"]) for rows in self.result.arms.values() for row in rows), default=0)
         self.folder.set_status(status, rounds_done=rounds_done)
-        self._draw(federations)
+        with writing(self.folder.plots):
+            self._draw(federations)
         if status == "finished":
             self.result.expectations = scenarios.check_expectations(self.loaded, self.result.arms)
             self.folder.set_status(expectations=[asdict(claim) for claim in self.result.expectations] or None)
@@ -235,9 +248,13 @@ class Running:
             raise
         finally:
             done = max((int(row["round"]) for row in rows), default=0)
-            checkpoints.export(latest[0], done)
+            # on a full disk nothing more can be written: what went wrong first is what is told
+            lenient = suppress(NotWrittenError) if status == "failed" else nullcontext()
+            with lenient:
+                checkpoints.export(latest[0], done)
             for listener in listeners:
-                listener.end(End(status, done, arm.name, message))
+                with lenient:
+                    listener.end(End(status, done, arm.name, message))
 
     def _warn(self, text: str) -> None:
         if text not in self.result.warnings:

@@ -15,6 +15,7 @@ from fedmomentum.errors import UserError
 from fedmomentum.interrupts import StopAfterRound
 from fedmomentum.running import Result
 from fedmomentum.runs import Run, RunFolder, load_run, provenance, slug
+from fedmomentum.runs.atomic import NotWrittenError, writing
 from fedmomentum.runs.folder import STATUS
 from fedmomentum.runs.resuming import claim, release, same_science
 from fedmomentum.sweeping.crew import Crew
@@ -165,9 +166,12 @@ class _Sweep:
                 ray = SharedRay(engines, jobs=self.jobs)
             self.folder = self._open(self._check())
             try:
-                self._put_together(self._run(crew, ray))
-            finally:
-                release(self.folder)
+                try:
+                    self._put_together(self._run(crew, ray))
+                finally:
+                    release(self.folder)
+            except NotWrittenError as error:
+                raise UserError(f"{error}, then go on with: fedmomentum resume {self.path}") from error
         finally:
             crew.close()
             if ray is not None:
@@ -227,7 +231,7 @@ class _Sweep:
                 if answer.fault and not fault:
                     fault = f"{task.name}: {answer.message}" if task.name else answer.message
                     crew.stop()
-                self.folder.set_status(rounds_done=0, points_done=before + done)
+                self.folder.set_status(points_done=before + done)
                 pace = (time.monotonic() - began) / max(1, done)
                 rows = Run(task.folder).metrics
                 self.on_point(
@@ -278,7 +282,8 @@ class _Sweep:
         question = self.loaded.scenario.question or result.name
         for metric in ("accuracy", "loss"):
             if any(metric in row for rows in result.arms.values() for row in rows):
-                draw_metric(result.arms, metric, folder=folder.plots, question=question)
+                with writing(folder.plots):
+                    draw_metric(result.arms, metric, folder=folder.plots, question=question)
         if status == "finished":
             result.expectations = scenarios.check_expectations(self.loaded, result.arms)
             folder.set_status(expectations=[asdict(claim) for claim in result.expectations] or None)
