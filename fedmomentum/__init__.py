@@ -17,11 +17,15 @@ if not (Path(__file__).parent / "strategies").is_dir() and (_root / "strategies"
 
 
 def __getattr__(name: str) -> object:
-    """Load ``fm.run``, ``fm.resume``, ``fm.load_run`` and ``fm.Result`` when they are first asked for."""
+    """Load ``fm.run``, ``fm.resume``, ``fm.sweep``, ``fm.load_run`` and ``fm.Result`` when they are first asked for."""
     if name in ("run", "resume", "Result"):
         from fedmomentum import api
 
         return getattr(api, name)
+    if name == "sweep":
+        from fedmomentum import sweeping
+
+        return sweeping.sweep
     if name == "load_run":
         from fedmomentum.runs import load_run
 

@@ -44,7 +44,7 @@ def resume(
     """Go on with a run from its last checkpoint, to the same bits as if it had never stopped.
 
     Args:
-        path: a run folder.
+        path: a run folder, or that of a sweep.
         overrides: may change where and how the run is carried on (``engine.*``, ``checkpoint.*``) and extend it
             (``rounds``); every other setting is part of what the checkpoint belongs to.
         listeners: hear of every round.
@@ -55,6 +55,10 @@ def resume(
     """
     folder = Path(path)
     was = load_run(folder)
+    if was.status.get("kind") == "sweep":
+        from fedmomentum.sweeping import resume_sweep
+
+        return resume_sweep(folder, overrides=overrides)
     if was.arm or not (folder / RESOLVED).exists():
         raise UserError(f"{folder}: not the folder of a whole run (it has no {RESOLVED}); give the run's own folder")
     loaded = scenarios.load(folder / RESOLVED, list(overrides))

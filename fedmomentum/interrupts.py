@@ -15,14 +15,15 @@ class StopAfterRound:
     Outside the main thread, where signals cannot be caught, nothing changes.
     """
 
-    def __init__(self) -> None:
-        """Begin with nothing asked."""
+    def __init__(self, *, signals: bool = True) -> None:
+        """Begin with nothing asked; without ``signals``, whoever holds this sets ``asked``."""
         self.asked = False
+        self._signals = signals
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopAfterRound:
         """Catch the signals."""
-        if threading.current_thread() is threading.main_thread():
+        if self._signals and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._hear)
         return self

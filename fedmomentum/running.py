@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmomentum import scenario as scenarios
+from fedmomentum.errors import UserError
 from fedmomentum.events import End, Listener, RoundEnd, Start
 from fedmomentum.interrupts import StopAfterRound
 from fedmomentum.runs import Recorder, RunFolder, load_run, provenance
+from fedmomentum.runs.atomic import NotWrittenError, writing
 from fedmomentum.runs.resuming import claim, release
+from fedmomentum.simulation.actors import Actors
 
 if TYPE_CHECKING:
     from fedmomentum.build import Federation
     from fedmomentum.data import Dataset
     from fedmomentum.scenario import Arm, LoadedScenario
     from fedmomentum.simulation.executor import Executor
-    from fedmomentum.simulation.ray_pool import RayPoolStart
 
 MOST_COUNTS = 1000
 """Clients up to which the class counts of each go into the run folder."""
@@ -62,27 +66,46 @@ class Running:
         *,
         out: str | os.PathLike[str] = "runs",
         folder: RunFolder | None = None,
+        new: Path | None = None,
+        actors: Actors | None = None,
+        stop: StopAfterRound | None = None,
+        pictures: bool = True,
     ) -> None:
-        """Take a scenario, and the folder of a run to go on with, or where to make a new one."""
-        self.loaded, self.out, self.resumed = loaded, out, folder
+        """Take a scenario, and where it is to leave what it gives.
+
+        Args:
+            loaded: the scenario.
+            listeners: hear of every round.
+            out: folder of all runs, in which a new run folder is made.
+            folder: that of a run to go on with, instead.
+            new: the very folder to make, instead.
+            actors: Ray actors that outlive this run; by default it has its own.
+            stop: says when to stop; by default signals do.
+            pictures: whether to draw them at the end.
+        """
+        self.loaded, self.out, self.resumed, self.new = loaded, out, folder, new
         self.listeners = list(listeners)
         self.datasets: dict[str, Dataset] = {}
         self.executor: Executor | None = None
         self._executor_key: object = None
-        self._ray: RayPoolStart | None = None
-        self._pool_key: dict[str, Any] | None = None
+        self._lent = actors is not None
+        self.actors = actors or Actors()
+        self.stop = stop or StopAfterRound()
+        self.pictures = pictures
         self.result: Result
 
     def go(self) -> Result:
         """Run every arm, then draw the pictures and check the claims."""
-        self._start_ray()
+        engines = [arm.scenario.engine for arm in self.loaded.arms if arm.scenario.engine.name == "ray"]
         try:
+            for engine in engines[:1]:  # before anything heavy is imported: the actors come up meanwhile
+                self.actors.start(engine)
             from fedmomentum.build import build
 
             # every fault of every arm shows before any work is done or anything is written
             federations = {arm.name: build(arm.scenario, datasets=self.datasets) for arm in self.loaded.arms}
-            if self._ray is not None:
-                self._ray.pool()  # a cluster that cannot be had is a fault too
+            for engine in engines[:1]:
+                self.actors.pool(engine)  # a cluster that cannot be had is a fault too
             from fedmomentum.trackers import prepare
 
             trackers = [prepare(name) for name in self.loaded.scenario.trackers]
@@ -91,9 +114,12 @@ class Running:
             self.listeners += watching
             self.result = Result(self.loaded.scenario.name, self.folder.path)
             try:
-                self._arms(federations)
-            finally:
-                release(self.folder)
+                try:
+                    self._arms(federations)
+                finally:
+                    release(self.folder)
+            except NotWrittenError as error:
+                raise UserError(f"{error}, then go on with: fedmomentum resume {self.folder.path}") from error
             for tracker in watching:
                 if tracker.failure:
                     self._warn(str(tracker.failure))
@@ -107,14 +133,17 @@ class Running:
         if self.resumed is not None:
             claim(self.resumed, checksums, self.loaded.resolved())
             return self.resumed
-        folder = RunFolder.create(
-            self.out,
-            self.loaded.scenario.name,
-            scenario_text=self.loaded.text,
-            resolved=self.loaded.resolved(),
-            hash=self.loaded.hash,
-        )
-        folder.write_provenance(provenance(data=checksums))
+        name, texts = self.loaded.scenario.name, {"scenario_text": self.loaded.text, "hash": self.loaded.hash}
+        resolved = self.loaded.resolved()
+        if self.new is not None:
+            folder = RunFolder.at(self.new, name, resolved=resolved, **texts)
+        else:
+            folder = RunFolder.create(self.out, name, resolved=resolved, **texts)
+        try:
+            folder.write_provenance(provenance(data=checksums))
+        except NotWrittenError:
+            shutil.rmtree(folder.path, ignore_errors=True)  # nothing has run, so nothing is lost
+            raise
         return folder
 
     def _arms(self, federations: dict[str, Federation]) -> None:
@@ -122,7 +151,7 @@ class Running:
 
         self.listeners.insert(0, Recorder(self.folder))
         try:
-            with StopAfterRound() as self.stop:
+            with self.stop:
                 for arm in self.loaded.arms:
                     self._arm(arm, federations[arm.name])
             status = "finished"
@@ -133,24 +162,17 @@ class Running:
             self.result.warnings.append(f"stopped: {error}")
         except BaseException:
             self.result.status = "failed"
-            self.folder.set_status("failed")
+            with suppress(NotWrittenError):  # what went wrong first is what is told
+                self.folder.set_status("failed")
             raise
         self.result.status = status
         rounds_done = max((int(row["round"]) for rows in self.result.arms.values() for row in rows), default=0)
         self.folder.set_status(status, rounds_done=rounds_done)
-        self._draw(federations)
+        with writing(self.folder.plots):
+            self._draw(federations)
         if status == "finished":
             self.result.expectations = scenarios.check_expectations(self.loaded, self.result.arms)
             self.folder.set_status(expectations=[asdict(claim) for claim in self.result.expectations] or None)
-
-    def _start_ray(self) -> None:
-        """Start the Ray actors before anything heavy is imported here: they come up while this process imports."""
-        engines = [arm.scenario.engine for arm in self.loaded.arms if arm.scenario.engine.name == "ray"]
-        if engines:
-            from fedmomentum.simulation.ray_pool import RayPoolStart
-
-            self._pool_key = _pool_settings(engines[0])
-            self._ray = RayPoolStart(**(self._pool_key or {}))
 
     def _workers(self, arm: Arm, federation: Federation) -> Executor:
         """Give the workers of an arm: those of the one before, where both hold the same data and clients."""
@@ -161,8 +183,7 @@ class Running:
         if self.executor is None or key != self._executor_key:
             if self.executor is not None:
                 self.executor.close()
-            fits = self._ray is not None and self._pool_key == _pool_settings(s.engine)
-            self.executor = build_executor(federation, self._ray.pool() if self._ray is not None and fits else None)
+            self.executor = build_executor(federation, self.actors.pool(s.engine))
             self._executor_key = key
         return self.executor
 
@@ -227,22 +248,26 @@ class Running:
             raise
         finally:
             done = max((int(row["round"]) for row in rows), default=0)
-            checkpoints.export(latest[0], done)
+            # on a full disk nothing more can be written: what went wrong first is what is told
+            lenient = suppress(NotWrittenError) if status == "failed" else nullcontext()
+            with lenient:
+                checkpoints.export(latest[0], done)
             for listener in listeners:
-                listener.end(End(status, done, arm.name, message))
+                with lenient:
+                    listener.end(End(status, done, arm.name, message))
 
     def _warn(self, text: str) -> None:
         if text not in self.result.warnings:
             self.result.warnings.append(text)
 
     def _draw(self, federations: dict[str, Federation]) -> None:
-        """Draw accuracy (or the first metric there is) over rounds, and who holds what."""
+        """Draw the metrics over rounds, and write down (and draw) who holds what."""
         from fedmomentum.data import summarise
         from fedmomentum.report import draw_metric, draw_partition
 
         question = self.loaded.scenario.question or self.result.name
         for metric in ("accuracy", "loss"):
-            if any(metric in row for rows in self.result.arms.values() for row in rows):
+            if self.pictures and any(metric in row for rows in self.result.arms.values() for row in rows):
                 draw_metric(self.result.arms, metric, folder=self.folder.plots, question=question)
         splits: dict[object, list[str]] = {}
         for arm, federation in federations.items():
@@ -256,25 +281,18 @@ class Running:
             if len(summary.counts) <= MOST_COUNTS:
                 record["counts"] = summary.counts.tolist()
             records.append(record)
-            name = "partition" if number == 1 else f"partition-{number}"
-            title = f"Who holds what: {settings.name}, {settings.partition.name}"
-            draw_partition(summary.counts, folder=self.folder.plots, name=name, question=title)
+            if self.pictures:
+                name = "partition" if number == 1 else f"partition-{number}"
+                title = f"Who holds what: {settings.name}, {settings.partition.name}"
+                draw_partition(summary.counts, folder=self.folder.plots, name=name, question=title)
         self.folder.write_partitions(records)
 
     def close(self) -> None:
         """Give back workers, and Ray where it was started here."""
         if self.executor is not None:
             self.executor.close()
-        if self._ray is not None:
-            self._ray.close()
-
-
-def _pool_settings(engine: Any) -> dict[str, Any] | None:
-    """Give what a pool of Ray actors is made of; None for an engine that has none."""
-    if engine.name != "ray":
-        return None
-    workers = None if engine.workers == "auto" else engine.workers
-    return {"workers": workers, "cpus": engine.cpus, "gpus": engine.gpus, "address": engine.address}
+        if not self._lent:
+            self.actors.close()
 
 
 class _Rows:

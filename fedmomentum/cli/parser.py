@@ -48,9 +48,26 @@ def build_parser() -> argparse.ArgumentParser:
     resume = add(
         "resume", "resume", "go on with a run that was stopped, or extend one: --set rounds=200", override, debug
     )
-    resume.add_argument("run", metavar="RUN", help="a run folder")
+    resume.add_argument("run", metavar="RUN", help="a run folder, or that of a sweep")
+    resume.add_argument("--jobs", type=_count, default=1, metavar="N", help="of a sweep: points at a time (default: 1)")
     resume.add_argument("--quiet", action="store_true", help="print only the last lines")
     resume.add_argument("--json", action="store_true", help="print one JSON object at the end, progress to stderr")
+
+    sweep = add("sweep", "sweep", "run every point of a sweep, or those that are left of one", override, debug)
+    sweep.add_argument("scenario", metavar="SCENARIO", help="a YAML file, or the name of a shipped scenario")
+    for flag, text in (("--grid", "every combination is a point"), ("--zip", "lists of one length that move together")):
+        sweep.add_argument(
+            flag,
+            metavar="KEY=V1,V2",
+            action="append",
+            default=[],
+            help=f"values of a setting, as in {flag} client.optimizer.lr=0.01,0.1; {text}; may be given several times",
+        )
+    sweep.add_argument("--seeds", type=_count, metavar="N", help="repeat every point with so many seeds")
+    sweep.add_argument("--jobs", type=_count, default=1, metavar="N", help="points at a time (default: %(default)s)")
+    sweep.add_argument("--out", default="runs", metavar="FOLDER", help="where run folders go (default: %(default)s)")
+    sweep.add_argument("--quiet", action="store_true", help="print only the last lines")
+    sweep.add_argument("--json", action="store_true", help="print one JSON object at the end, progress to stderr")
 
     validate = add("validate", "validate", "check scenarios without running them", override, debug)
     validate.add_argument("scenarios", nargs="+", metavar="SCENARIO", help="YAML files or names of shipped scenarios")
@@ -122,6 +139,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--interval", type=_seconds, default=0.5, metavar="S", help="seconds between looks (default: 0.5)"
     )
     return parser
+
+
+def _count(text: str) -> int:
+    """Read a whole number of at least 1."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text}")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

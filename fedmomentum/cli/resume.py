@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 def command(args: argparse.Namespace) -> int:
     """Go on with a run; give the exit code."""
     run = load_run(args.run)
+    if run.status.get("kind") == "sweep":
+        from fedmomentum.cli.sweep import resume
+
+        return resume(args)
     title = str(run.scenario.get("question") or run.name)
 
     def go_on(listener: Progress) -> Result:

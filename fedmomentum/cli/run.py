@@ -51,6 +51,11 @@ def carry_out(
         except BaseException:
             say_what_was_kept(out)
             raise
+    return report_result(args, result)
+
+
+def report_result(args: argparse.Namespace, result: Result) -> int:
+    """Print what a run gave, for people or as JSON; give the exit code."""
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if args.json:

@@ -7,11 +7,13 @@ leave out and the next writer cuts off.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,20 +23,58 @@ Row: TypeAlias = dict[str, Any]
 """One line of a JSON-lines file."""
 
 
+class NotWrittenError(UserError, OSError):
+    """A file could not be written; the message names it and says why, and what was there before still is."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell of whatever goes wrong in writing a file or folder with its path.
+
+    Raises:
+        NotWrittenError: an ``OSError``, or what safetensors makes of one.
+    """
+    try:
+        yield
+    except NotWrittenError:
+        raise
+    except Exception as error:
+        # safetensors' own kind is told by its name: this module loads nothing big
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
+        reason = _reason(error)
+        told = NotWrittenError(f"{path}: cannot be written: {reason}")
+        told.strerror = reason
+        raise told from error
+
+
+def _reason(error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return "the disk is full (No space left on device); free space on it"
+    words = getattr(error, "strerror", None) or str(error)
+    return f"{words}; make it writable" if number in (errno.EACCES, errno.EPERM, errno.EROFS) else words
+
+
 def write_with(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, force it to disk and rename it to ``path``.
 
     Whatever goes wrong on the way, ``path`` keeps its old content and no temporary file stays behind.
+
+    Raises:
+        NotWrittenError: the disk is full, or the folder may not be written to.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        write(temporary)
-        sync(temporary)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+    with writing(path):
+        try:
+            write(temporary)
+            sync(temporary)
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -57,19 +97,25 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds {type(value).__name__}, expected a JSON object")
     return value
 
 
 def append_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Append rows to a JSON-lines file with one write, after cutting off a line that an earlier crash tore."""
+    """Append rows to a JSON-lines file with one write, after cutting off a line that an earlier crash tore.
+
+    Raises:
+        NotWrittenError: the disk is full, or the file may not be written to; rows that were there stay.
+    """
     text = "".join(_line(row) for row in rows)
     if not text:
         return
-    with path.open("ab+") as file:
+    with writing(path), path.open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         if end:
             file.seek(end - 1)
@@ -89,12 +135,14 @@ def read_rows(path: Path) -> list[Row]:
         data = path.read_bytes()
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     rows: list[Row] = []
     # What follows the last line end is an unfinished write, even where it happens to parse ("1" of "12").
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}:{number}: not JSON: {error}") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: holds {type(row).__name__}, expected a JSON object")
@@ -137,14 +185,20 @@ def _line(row: Mapping[str, object]) -> str:
 
 
 def sync(path: Path) -> None:
-    """Force a file or a folder to disk."""
+    """Force a file or a folder to disk.
+
+    Raises:
+        OSError: it turns out only now that the disk is full or broken.
+    """
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:  # a directory cannot be opened on Windows
         return
     try:
         os.fsync(handle)
-    except OSError:  # some network file systems refuse; the rename is atomic all the same
-        pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        # some network file systems refuse; the rename is atomic all the same
     finally:
         os.close(handle)

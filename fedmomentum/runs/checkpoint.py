@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmomentum.errors import UserError
-from fedmomentum.runs.atomic import sync
+from fedmomentum.runs.atomic import sync, writing
 
 CHECKPOINTS, STATE, TENSORS = "checkpoints", "state.json", "tensors.safetensors"
 FORMAT = 1
@@ -42,31 +42,33 @@ def save_checkpoint(run: Path, round: int, state: Mapping[str, Any], *, keep: in
 
     Raises:
         TypeError: the state holds something that cannot be written, so nothing is.
-        OSError: the disk is full or may not be written to; the last checkpoint stays.
+        NotWrittenError: the disk is full or may not be written to; the last checkpoint stays.
     """
     from safetensors.torch import save_file
 
     parent = run / CHECKPOINTS
-    parent.mkdir(parents=True, exist_ok=True)
+    with writing(parent):
+        parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Any] = {}
     structure = _encode(state, tensors, "state")
-    temporary = parent / f".tmp-{secrets.token_hex(4)}"
-    try:
-        temporary.mkdir()
-        save_file(tensors, temporary / TENSORS)
-        checksum = hashlib.sha256((temporary / TENSORS).read_bytes()).hexdigest()
-        record = {"format": FORMAT, "round": round, "tensors_sha256": checksum, "state": structure}
-        (temporary / STATE).write_text(json.dumps(record), encoding="utf-8")
-        for path in (temporary / TENSORS, temporary / STATE, temporary):
-            sync(path)
-        place = parent / f"round-{round:06d}"
-        if place.exists():  # a round that is done again after a resume
-            shutil.rmtree(place)
-        temporary.rename(place)
-        sync(parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    place, temporary = parent / f"round-{round:06d}", parent / f".tmp-{secrets.token_hex(4)}"
+    with writing(place):
+        try:
+            temporary.mkdir()
+            save_file(tensors, temporary / TENSORS)
+            checksum = hashlib.sha256((temporary / TENSORS).read_bytes()).hexdigest()
+            record = {"format": FORMAT, "round": round, "tensors_sha256": checksum, "state": structure}
+            text = json.dumps(record | {"state_sha256": _digest(structure)})
+            (temporary / STATE).write_text(text, encoding="utf-8")
+            for path in (temporary / TENSORS, temporary / STATE, temporary):
+                sync(path)
+            if place.exists():  # a round that is done again after a resume
+                shutil.rmtree(place)
+            temporary.rename(place)
+            sync(parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     for _, old in _found(run)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     for left in parent.glob(".tmp-*"):
@@ -107,11 +109,13 @@ def _read(place: Path) -> dict[str, Any]:
     try:
         record = json.loads((place / STATE).read_text(encoding="utf-8"))
         data = (place / TENSORS).read_bytes()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{place}: not a whole checkpoint ({error})") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise UserError(f"{place}: a checkpoint of another version of fedmomentum; this one reads format {FORMAT}")
-    if hashlib.sha256(data).hexdigest() != record["tensors_sha256"]:
+    if record.get("state_sha256") != _digest(record.get("state")):
+        raise UserError(f"{place}: {STATE} is damaged (it does not have the checksum that it names)")
+    if record.get("tensors_sha256") != hashlib.sha256(data).hexdigest():
         raise UserError(f"{place}: {TENSORS} is damaged (its checksum is not the one in {STATE})")
     try:
         tensors = load_file(place / TENSORS)
@@ -120,6 +124,10 @@ def _read(place: Path) -> dict[str, Any]:
     state = _decode(record["state"], tensors)
     assert isinstance(state, dict)
     return state
+
+
+def _digest(structure: Any) -> str:
+    return hashlib.sha256(json.dumps(structure, sort_keys=True).encode()).hexdigest()
 
 
 def _encode(value: Any, tensors: dict[str, Any], path: str) -> Any:

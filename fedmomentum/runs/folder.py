@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmomentum.errors import UserError
-from fedmomentum.runs.atomic import read_json, write_json, write_text
+from fedmomentum.runs.atomic import NotWrittenError, read_json, write_json, write_text, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +68,23 @@ class RunFolder:
             path = _make_new(parent, stem)
         except OSError as error:
             raise UserError(f"{parent}: cannot make a run folder here: {error.strerror}") from error
+        try:
+            return cls.at(path, name, scenario_text=scenario_text, resolved=resolved, hash=hash)
+        except NotWrittenError:
+            shutil.rmtree(path, ignore_errors=True)  # nothing has run, so nothing is lost
+            raise
+
+    @classmethod
+    def at(cls, path: Path, name: str, *, scenario_text: str, resolved: Mapping[str, Any], hash: str) -> RunFolder:
+        """Make the folder at a path a run folder; ``status.json`` comes last, and without it there is none yet.
+
+        Raises:
+            UserError: the folder cannot be made.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot make a run folder here: {error.strerror}") from error
         folder = cls(path)
         write_text(path / SCENARIO, scenario_text)
         folder.write_resolved(resolved)
@@ -83,8 +101,9 @@ class RunFolder:
             return self
         known: dict[str, str] = self.status().get("arms", {})
         if name not in known:
-            (self.path / ARMS).mkdir(exist_ok=True)
-            path = _make_new(self.path / ARMS, slug(name))
+            with writing(self.path / ARMS):
+                (self.path / ARMS).mkdir(exist_ok=True)
+                path = _make_new(self.path / ARMS, slug(name))
             self.set_status(arms=known | {name: path.relative_to(self.path).as_posix()})
             arm = RunFolder(path, name)
             arm.set_status("running", arm=name, rounds_done=0, started=_now(), pid=os.getpid())
@@ -137,7 +156,8 @@ class RunFolder:
     def plots(self) -> Path:
         """The folder of pictures, made on first use."""
         path = self.path / PLOTS
-        path.mkdir(exist_ok=True)
+        with writing(path):
+            path.mkdir(exist_ok=True)
         return path
 
 

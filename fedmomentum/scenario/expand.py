@@ -18,7 +18,9 @@ MOST_ARMS = 1000
 FIXED = ("kind", "name", "question", "arms", "sweep", "expect")
 """What is said of a scenario as a whole: no arm can change it."""
 
-_NAME = re.compile(r"[\w(][\w .,=+()-]{0,79}(?<![ .])")
+_NAME = re.compile(r"[\w(][\w .,=+()-]{0,199}(?<![ .])")
+LONGEST_POINT = 90
+"""Characters of the name of a point of a sweep: an arm's name and a seed join it."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,27 @@ def expand(tree: Node, schema: type[Scenario]) -> tuple[list[Draft], list[Proble
 
     Returns:
         The arms, in the order of the file (the last setting of a grid changes fastest, seeds fastest of all), and what
-        is wrong with their names and paths.
+        is wrong with their names and paths. Where there are arms and a sweep, every arm takes every point.
     """
     shape = Shape("", {"": schema})
     base = replace(tree, value={key: m for key, m in tree.members.items() if key not in ("arms", "sweep")})
     arms, sweep = tree.child("arms"), tree.child("sweep") or Node(None)
-    if arms is not None and arms.members:
-        named, problems = _from_arms(arms)
-    else:
-        named, problems = _from_lists(sweep)
+    named, problems = _from_arms(arms) if arms is not None and arms.members else ([("", Node({}))], [])
+    points, more = _from_lists(sweep)
+    problems += more
     seeds = sweep.child("seeds")
     count = seeds.value if seeds is not None and isinstance(seeds.value, int) else None
-    if len(named) * (count or 1) > MOST_ARMS:
+    if (size := len(named) * len(points) * (count or 1)) > MOST_ARMS:
         place = tree.members["sweep"].key if "sweep" in tree.members else tree.place
-        return [], [Problem(place, ("sweep",), f"makes {len(named) * (count or 1)} arms; the most is {MOST_ARMS}")]
-    drafts = [Draft(name, name, changes, overlay(base, changes, shape)) for name, changes in named]
+        return [], [Problem(place, ("sweep",), f"makes {size} arms; the most is {MOST_ARMS}")]
+    drafts = []
+    for (arm, changes), (point, settings) in itertools.product(named, points):
+        name = ",".join(part for part in (arm, point) if part)
+        if arms is not None and point and not _NAME.fullmatch(name):
+            where = ("arms", arm)
+            return [], [Problem(arms.members[arm].key, where, "is too long a name for the points of a sweep")]
+        both = overlay(changes, settings)
+        drafts.append(Draft(name, name, both, overlay(overlay(base, changes, shape), settings, shape)))
     if count is not None and seeds is not None:
         drafts = [one for draft in drafts for one in _repeat(draft, count, seeds.place, shape)]
     return drafts, problems
@@ -65,7 +73,7 @@ def _from_arms(arms: Node) -> tuple[list[tuple[str, Node]], list[Problem]]:
     for name, member in arms.members.items():
         where = ("arms", name)
         if not _NAME.fullmatch(name):
-            rule = "up to 80 letters, digits, spaces and . , = + - _ ( )"
+            rule = "up to 200 letters, digits, spaces and . , = + - _ ( )"
             problems.append(Problem(member.key, where, f"{show(name)} cannot name a folder; expected {rule}"))
         if seen.setdefault(name.casefold(), name) != name:
             message = f"{show(name)} and {show(seen[name.casefold()])} would share a folder where case does not count"
@@ -97,7 +105,8 @@ def _from_lists(sweep: Node) -> tuple[list[tuple[str, Node]], list[Problem]]:
         changes = Node({}, sweep.place)
         for path, item in settings:
             changes = overlay(changes, chain(path, item, keys[path]))
-        named.append((",".join(f"{labels[path]}={_label(item)}" for path, item in settings), changes))
+        name = ",".join(f"{labels[path]}={_label(item)}" for path, item in settings)
+        named.append((name[:LONGEST_POINT].rstrip("."), changes))
     return _distinct(named), []
 
 

@@ -50,16 +50,12 @@ class Scenario(Block):
         default={},
         description="runs to compare, by name; each is a set of changes to this scenario (nested, or `a.b: value`)",
     )
-    sweep: Sweep | None = Field(default=None, description="arms made from lists of values")
+    sweep: Sweep | None = Field(
+        default=None, description="arms made from lists of values; beside `arms`, every arm takes every point"
+    )
     expect: tuple[Claim, ...] = Field(
         default=(), strict=False, description="claims about the results, checked at the end"
     )
-
-    def misfits(self) -> Iterator[Misfit]:
-        """Refuse arms beside a sweep that makes its own."""
-        yield from super().misfits()
-        if self.arms and self.sweep is not None and (self.sweep.grid or self.sweep.zip):
-            yield Misfit(("sweep",), "arms and a sweep of settings cannot be combined (a sweep of seeds alone can)")
 
     def settled(self) -> Self:
         """Give the scenario with those defaults filled in that depend on other settings."""

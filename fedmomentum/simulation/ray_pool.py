@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -216,3 +217,59 @@ class RayPoolStart:
         if self._pool is not None:
             self._pool.close()
         self._over.set()
+
+
+class SharedRay:
+    """One Ray for several processes, each of which has a pool of its own there.
+
+    Args:
+        engines: of those that will use it; where none of them names an address, a local Ray starts.
+        jobs: processes at a time.
+
+    Raises:
+        UserError: there is no cluster at an address, or so many jobs do not fit on it.
+    """
+
+    def __init__(self, engines: Sequence[Any], *, jobs: int) -> None:
+        """Connect to the Ray of the engines, or start a local one large enough for all jobs."""
+        largest = max(engines, key=lambda engine: _least(engine) * engine.cpus)
+        asked = _least(largest) * largest.cpus * jobs
+        address = next((engine.address for engine in engines if engine.address is not None), None)
+        self._owns_ray = start_ray(address, cpus=max(os.cpu_count() or 1, -(-int(asked * 1000) // 1000)))
+        self.address: str | None = ray.get_runtime_context().gcs_address if address is None else address
+        """Where the processes find it."""
+        try:
+            have = ray.cluster_resources()
+            self.workers = max(1, min(_share(have, engine, jobs) for engine in engines))
+            """Actors of a process whose engine leaves their number open."""
+            for engine in engines:
+                _fit(have, engine, jobs, self.workers if engine.workers == "auto" else engine.workers)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End Ray where it was started here, and leave a cluster."""
+        if ray.is_initialized():
+            ray.shutdown()
+
+
+def _least(engine: Any) -> int:
+    return 1 if engine.workers == "auto" else int(engine.workers)
+
+
+def _share(have: Mapping[str, float], engine: Any, jobs: int) -> int:
+    by_cpu = have.get("CPU", 1.0) / engine.cpus
+    by_gpu = have.get("GPU", 0.0) / engine.gpus if engine.gpus else by_cpu
+    return int(min(by_cpu, by_gpu) / jobs)
+
+
+def _fit(have: Mapping[str, float], engine: Any, jobs: int, workers: int) -> None:
+    """Refuse jobs that would wait for each other's actors for ever."""
+    for name, each in (("CPU", engine.cpus), ("GPU", engine.gpus)):
+        need = jobs * workers * each
+        if need > have.get(name, 0.0) + 1e-9:
+            raise UserError(
+                f"engine: {jobs} jobs of {workers} workers of {each:g} {name}s need {need:g}, Ray has "
+                f"{have.get(name, 0.0):g}. Lower --jobs, engine.workers or engine.{name.lower()}s."
+            )

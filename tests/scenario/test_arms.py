@@ -173,6 +173,18 @@ def test_arms_may_give_what_the_scenario_leaves_open(base: str, write: Write) ->
     assert [arm.scenario.strategy.name for arm in load(write(text)).arms] == ["fedavg", "fedyogi"]
 
 
+def test_every_arm_takes_every_point(loaded: Loaded) -> None:
+    arms = "arms: {A: {client.steps: 3, rounds: 9}, B: {}}\n"
+    found = loaded(arms + "sweep: {grid: {client.epochs: [1, 2]}, seeds: 2}\n")
+    assert [arm.name for arm in found.arms] == [
+        f"{arm},epochs={n},seed={seed}" for arm in "AB" for n in (1, 2) for seed in (0, 1)
+    ]
+    assert [(arm.scenario.rounds, arm.scenario.client.steps, arm.scenario.client.epochs) for arm in found.arms] == [
+        (rounds, None, n) for rounds in (9, 60) for n in (1, 1, 2, 2)
+    ]  # the point is laid over the arm, and takes away what it excludes
+    assert found.arms[0].overrides["rounds"] == 9 and found.arms[0].group == "A,epochs=1"
+
+
 @pytest.mark.parametrize(
     ("text", "line", "column", "path", "words"),
     [
@@ -191,7 +203,6 @@ def test_arms_may_give_what_the_scenario_leaves_open(base: str, write: Write) ->
         ("arms:\n  A: {rounds: 1, 'client..x': 1}\n", 11, 18, "arms.A", "'client..x' is no path"),
         ("arms:\n  A: {client: {epochs: 1}, client.epochs: 2}\n", 11, 28, "arms.A.'client.epochs'", "is there twice"),
         ("arms:\n  A: {client.epochs: 1, client: 2}\n", 11, 25, "arms.A.client", "is there twice"),
-        ("arms: {A: {}}\nsweep: {grid: {rounds: [1]}}\n", 11, 8, "sweep", "cannot be combined"),
         ("sweep: {grid: {rounds: [1, 0]}}\n", 10, 28, "rounds", "arm 'rounds=0': expected a whole number"),
         ("sweep: {grid: {round: [1, 2]}}\n", 10, 16, "round", "every arm: unknown key 'round'"),
         ("sweep: {grid: {rounds: []}}\n", 10, 24, "sweep.grid.rounds", "at least 1"),

@@ -37,7 +37,13 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, 
         yield path, value
 
 
-@pytest.mark.parametrize("more", ["", RICH])
+MANY = """\
+sweep: {grid: {client.optimizer.lr: [0.123456], seed: [12, 13], client.batch_size: [123456, all],
+  client.clip_norm: [1.23456, 7], strategy.server_momentum: [0.123456], client.epochs: [12345]}}
+"""
+
+
+@pytest.mark.parametrize("more", ["", RICH, MANY])
 def test_it_reads_back_as_the_same_arms_and_hash(base: str, write: Write, tmp_path: Path, more: str) -> None:
     loaded = load(write(base + more))
     again = tmp_path / "resolved.yaml"
