@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 
@@ -21,6 +22,8 @@ from fedmomentum.clients.vectorize import choose
 from fedmomentum.data import FederatedData
 from fedmomentum.optim import chain, clip_by_norm, make_rule
 from fedmomentum.protocol import ARRAYS
+
+log = logging.getLogger("fedmomentum.clients")
 
 
 class Worker:
@@ -61,8 +64,8 @@ class Worker:
         if self._stack is not None:
             try:
                 return self._work(self._stack, task, trees)
-            except Exception:  # one client at a time, the loop finds out whose failure it is
-                pass
+            except Exception as error:  # one client at a time, the loop finds out whose failure it is
+                log.warning("round %d: stacked training failed (%s); going on one by one", task.round, error)
         return self._work(self._loop, task, trees)
 
     def _work(self, trainer: StackedTrainer | LoopedTrainer, task: BlockTask, trees: Records) -> Collector:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -106,9 +107,9 @@ class BaseGrid(Grid):
             flower.stamp(message, f"m{next(self._message_ids)}")
         return stamped
 
+    @abstractmethod
     def _work(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
         """Give the replies to stamped messages."""
-        raise NotImplementedError
 
 
 class SimulationGrid(BaseGrid):
