@@ -196,6 +196,10 @@ def test_hush_keeps_errors_and_what_the_user_set(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
     loggers = [logging.getLogger(name) for name in ("flwr", "ray", "ray._private.worker")]
     before = [logger.level for logger in loggers]
+    for logger in loggers:  # as in a new process: an earlier test may have started Ray, which sets levels of its own
+        vars(logger).pop("setLevel", None)
+        logger.setLevel(logging.NOTSET)
+        monkeypatch.setattr(logger, "propagate", True)
     try:
         hush()
         assert os.environ["FLWR_TELEMETRY_ENABLED"] == "1"

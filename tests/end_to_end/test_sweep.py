@@ -125,8 +125,9 @@ def test_a_flag_that_is_wrong_is_named(tmp_path, capsys, flags, says):
 
 
 def test_values_of_a_flag_are_yaml():
-    (override,) = sweep_overrides(["data.partition={name: iid, clients: 3},{name: shards}"])
+    override, without_claims = sweep_overrides(["data.partition={name: iid, clients: 3},{name: shards}"])
     assert override == 'sweep={grid: {"data.partition": [{name: iid, clients: 3},{name: shards}]}}'
+    assert without_claims == "expect=[]"  # they are about arms that the grid takes apart
 
 
 def test_a_point_that_cannot_run_shows_before_any_does(tmp_path):
