@@ -7,7 +7,7 @@ from collections.abc import Sequence
 BLOCKS_A_ROUND, BLOCK_LIMIT = 8, 32
 """Blocks that a round is cut into, and clients a block at most, where clients train one after another: small blocks
 balance the load of workers, and lose little when one is run again."""
-STACKED_BLOCKS_A_ROUND, STACKED_BLOCK_LIMIT = 4, 64
+STACKED_BLOCKS_A_ROUND, STACKED_BLOCK_LIMIT = 2, 64
 """The same where clients train stacked: each operation serves a whole block, so larger blocks cost less a client."""
 
 

@@ -32,7 +32,7 @@ def test_automatic_blocks_leave_work_for_several_workers():
     assert automatic_block_size(10) == 2
     assert automatic_block_size(100) == 13
     assert automatic_block_size(10_000) == BLOCK_LIMIT
-    assert automatic_block_size(100, stacked=True) == 25
+    assert automatic_block_size(100, stacked=True) == 50
 
 
 def test_dropout_rate_and_seed():
