@@ -218,7 +218,10 @@ class Running:
             if checkpoints.due(server_round) or last or self.stop.asked:
                 elapsed = float(rows[-1].get("elapsed", 0.0)) if rows else 0.0
                 if not checkpoints.save(server_round, new, federation.strategy, grid, elapsed):
-                    self._warn("this strategy has no state_dict(), so a stopped run cannot go on: no checkpoints")
+                    self._warn(
+                        "the state of this strategy is unknown (it has no state_dict()): no checkpoints, so a stopped "
+                        "run cannot go on"
+                    )
             if self.stop.asked and not last:
                 raise KeyboardInterrupt
 
@@ -263,12 +266,10 @@ class Running:
     def _draw(self, federations: dict[str, Federation]) -> None:
         """Draw the metrics over rounds, and write down (and draw) who holds what."""
         from fedmomentum.data import summarise
-        from fedmomentum.report import draw_metric, draw_partition
+        from fedmomentum.report import draw_outcome, draw_partition
 
-        question = self.loaded.scenario.question or self.result.name
-        for metric in ("accuracy", "loss"):
-            if self.pictures and any(metric in row for rows in self.result.arms.values() for row in rows):
-                draw_metric(self.result.arms, metric, folder=self.folder.plots, question=question)
+        if self.pictures:
+            draw_outcome(load_run(self.folder.path), self.loaded, self.result.arms, self.folder.plots)
         splits: dict[object, list[str]] = {}
         for arm, federation in federations.items():
             if federation.data.y.ndim == 1:
