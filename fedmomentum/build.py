@@ -186,8 +186,9 @@ def build_cohort(scenario: FederatedScenario, data: FederatedData) -> cohorts.Co
     if settings.name == "bernoulli":
         choice = cohorts.BernoulliCohort(probability=settings.probability, seed=scenario.seed)
     elif settings.name == "weighted":
-        weights = {client: float(size) for client, size in enumerate(data.sizes)}
-        choice = cohorts.WeightedCohort(weights=weights, minimum=1, **options(settings, *_FAULTS), seed=scenario.seed)
+        choice = cohorts.WeightedCohort(
+            weights=data.sizes, minimum=1, **options(settings, *_FAULTS), seed=scenario.seed
+        )
     else:
         choice = cohorts.UniformCohort(**options(settings, *_FAULTS), minimum=1, seed=scenario.seed)
     if (day := settings.availability) is not None:
