@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from fedmomentum.cli.panel import LivePanel, sparkline
-from fedmomentum.cli.progress import Lines
+from fedmomentum.cli.progress import Lines, Progress
 from fedmomentum.cli.quiet import ENVIRONMENT
 from fedmomentum.cli.summary import best_value, headline
 from fedmomentum.cli.table import table
@@ -134,6 +134,17 @@ def test_lines_are_written_for_evaluations_and_the_last_round() -> None:
         "round 2/4  accuracy 0.500  1.5 clients/s  ETA 4.0 s",
         "round 4/4  train loss 0.250  1.5 clients/s",
     ]
+
+
+def test_the_start_of_the_workers_is_not_taken_for_the_pace() -> None:
+    clock = Clock()
+    progress = Progress(clock=clock)
+    progress.start(Start("quick", 12, first_round=3))
+    for n, (seconds, rate, remaining) in enumerate([(20.0, 0.5, 180.0), (2.0, 5.0, 16.0), (3.0, 4.0, 17.5)], start=3):
+        clock.now += seconds
+        progress.round_end(RoundEnd(n, 12, {"replies": 10}))
+        [arm] = progress.arms.values()
+        assert (arm.rate, arm.remaining) == (rate, remaining)
 
 
 MANY = "m6 reached accuracy 0.600 after 1 round; m5 0.500; m4 0.400; m3 0.300; 3 more arms ("
