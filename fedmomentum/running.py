@@ -102,7 +102,7 @@ class Running(Course):
             if start.round >= rounds:
                 return
         executor = self._workers(federation)
-        grid = federation.grid(executor)
+        grid = federation.grid(executor, scratch=folder.path)
         arrays = federation.initial_arrays()
         if start is not None:
             arrays = start.restore(federation.strategy, grid)
