@@ -15,6 +15,7 @@ from fedmomentum.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 COLUMNS = 3
 MOST_ARMS = len(PALETTE)
@@ -63,7 +64,7 @@ def draw_probes(run: Run, *, folder: Path, question: str = "", name: str = "prob
         page.suptitle(question or "What clients measured", x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
         if len(names) > 1:
             handles = [_handle(axes[0], PALETTE[index]) for index in names]
-            page.legend(handles, names.values(), loc="outside lower center", ncols=min(len(names), 4), fontsize=8)
+            page.legend(handles, list(names.values()), loc="outside lower center", ncols=min(len(names), 4), fontsize=8)
         return save(page, folder, name)
 
 
@@ -72,7 +73,7 @@ def _names(made: Sequence[Chart]) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def _handle(axis: Axes, colour: str) -> object:
+def _handle(axis: Axes, colour: str) -> Line2D:
     return axis.plot([], [], color=colour)[0]
 
 
