@@ -20,7 +20,7 @@ from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.norm import batch_norms, recalibrate
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
-from fedmomentum.clients.vectorize import choose
+from fedmomentum.clients.vectorize import choose, training_path
 from fedmomentum.clients.worker import Worker
 from fedmomentum.data import DATASETS, Dataset, FeatureShift, FederatedData, load, partition
 from fedmomentum.errors import UserError
@@ -99,6 +99,7 @@ class Federation:
             "test_examples": len(self.data.test_y),
             "vectorize": "stacked" if stacked else "one by one",
             "vectorize_reason": reason,
+            "training": training_path(self.network, self.spec),
             "device": self.spec.device,
             "data_checksum": self.checksum,
         }
