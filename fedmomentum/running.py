@@ -160,12 +160,15 @@ class Running(Course):
     def draw(self) -> None:
         """Draw the metrics over rounds, and write down (and draw) who holds what."""
         from fedmomentum.data import summarise
-        from fedmomentum.report import draw_metric, draw_partition
+        from fedmomentum.report import draw_metric, draw_partition, draw_probes
 
         question = self.loaded.scenario.question or self.result.name
         for metric in ("accuracy", "loss"):
             if self.pictures and any(metric in row for rows in self.result.arms.values() for row in rows):
                 draw_metric(self.result.arms, metric, folder=self.folder.plots, question=question)
+        columns = {key for rows in self.result.arms.values() for row in rows for key in row}
+        if self.pictures and any(key.startswith("probe_") for key in columns):
+            draw_probes(load_run(self.folder.path), folder=self.folder.plots, question=question)
         splits: dict[object, list[str]] = {}
         for arm, federation in self.federations.items():
             if federation.data.y.ndim == 1:
