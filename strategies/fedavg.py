@@ -22,6 +22,7 @@ from fedmomentum.events import Failure
 from fedmomentum.strategies import records
 from fedmomentum.strategies.admission import Expected, Reply, Report, admit, log_admission, silent
 from fedmomentum.strategies.aggregation import Accumulation, mean_metrics, weighted_mean
+from fedmomentum.strategies.agreement import agreement
 from fedmomentum.strategies.cohort import Cohort, UniformCohort
 from fedmomentum.strategies.nodes import choose, wait_for_nodes
 from fedmomentum.strategies.privacy import Privacy, check, probability
@@ -120,6 +121,8 @@ class FedAvg(Strategy):
     """The client half that belongs to the algorithm, a name of ``fedmomentum.clients.methods.LOCAL_UPDATES``."""
     client_batch_norm: ClassVar[Literal["average", "local", "freeze"] | None] = None
     """What becomes of batch norm on clients (``ClientSpec.batch_norm``), where the algorithm settles it."""
+    sends_models: ClassVar[bool] = True
+    """Whether clients send where they have come to, so that ``old - mean`` is the mean of their updates."""
     needs_metrics: ClassVar[tuple[str, ...]] = ()
     """Finite numbers that each client has to report, for :meth:`client_mean`."""
     extra_weighting: ClassVar[Literal["examples", "uniform"]] = "examples"
@@ -347,6 +350,8 @@ class FedAvg(Strategy):
                 return None, metrics
         old = self._old
         means = {name: torch.from_numpy(mean[name]) for name in old}
+        if self.sends_models and not self._robust:
+            metrics.update(agreement(_widened(old), _widened(means), self._reports, population=self.population))
         new = self.server_update(_widened(old), _widened(means), self._mean_extras(admitted, weights))
         same_layout(new, old)
         if self.step_schedule is not None:
