@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fedmomentum.build import Federation
     from fedmomentum.data import Dataset
     from fedmomentum.scenario import Arm, LoadedScenario
+    from fedmomentum.scenario.running import Engine
     from fedmomentum.simulation.executor import Executor
 
 MOST_COUNTS = 1000
@@ -96,7 +97,7 @@ class Running:
 
     def go(self) -> Result:
         """Run every arm, then draw the pictures and check the claims."""
-        engines = [arm.scenario.engine for arm in self.loaded.arms if arm.scenario.engine.name == "ray"]
+        engines = self.ray()
         try:
             for engine in engines[:1]:  # before anything heavy is imported: the actors come up meanwhile
                 self.actors.start(engine)
@@ -126,6 +127,19 @@ class Running:
             return self.result
         finally:
             self.close()
+
+    def ray(self) -> list[Engine]:
+        """Give the settings of those arms that train on Ray actors."""
+        return [arm.scenario.engine for arm in self.loaded.arms if arm.scenario.engine.name == "ray"]
+
+    def engine(self, arm: Arm, federation: Federation) -> tuple[Any, dict[str, object]]:
+        """Give the grid that trains an arm's clients, and what is to be said of it."""
+        executor = self._workers(arm, federation)
+        return federation.grid(executor), executor.facts()
+
+    def checkpoint_due(self, every: int, server_round: int) -> bool:
+        """Say whether a round is kept, by the scenario's ``checkpoint.every``."""
+        return bool(every) and server_round % every == 0
 
     def _open(self, federations: dict[str, Federation]) -> RunFolder:
         """Make the run folder, or take the one of the run to go on with."""
@@ -200,14 +214,13 @@ class Running:
             rows += [row for row in load_run(folder.path).metrics if row["round"] <= start.round]
             if start.round >= rounds:
                 return
-        executor = self._workers(arm, federation)
-        grid = federation.grid(executor)
+        grid, facts = self.engine(arm, federation)
         arrays = federation.initial_arrays()
         if start is not None:
             arrays = start.restore(federation.strategy, grid)
         first_round = 1 if start is None else start.round + 1
         listeners = [*self.listeners, _Rows(rows)]
-        facts = {**federation.facts(), **executor.facts()}
+        facts = {**federation.facts(), **facts}
         for listener in listeners:
             listener.start(Start(self.result.name, rounds, first_round, arm.name, facts))
         latest = [arrays]
@@ -215,7 +228,7 @@ class Running:
         def after_round(server_round: int, new: Any) -> None:
             latest[0] = new
             last = server_round == rounds
-            if checkpoints.due(server_round) or last or self.stop.asked:
+            if self.checkpoint_due(arm.scenario.checkpoint.every, server_round) or last or self.stop.asked:
                 elapsed = float(rows[-1].get("elapsed", 0.0)) if rows else 0.0
                 if not checkpoints.save(server_round, new, federation.strategy, grid, elapsed):
                     self._warn("this strategy has no state_dict(), so a stopped run cannot go on: no checkpoints")
