@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from flwr.serverapp.strategy import Strategy
 
 from fedmomentum.build_data import build_data, options
 from fedmomentum.clients.evaluate import evaluate
+from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.norm import batch_norms, recalibrate
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
-from fedmomentum.clients.vectorize import choose
+from fedmomentum.clients.vectorize import choose, training_path
 from fedmomentum.clients.worker import Worker
 from fedmomentum.data import Dataset, FederatedData
 from fedmomentum.errors import UserError
@@ -28,6 +30,7 @@ from fedmomentum.simulation import flower
 from fedmomentum.simulation.executor import Executor, InlineExecutor
 from fedmomentum.simulation.faults import Faults, Stragglers
 from fedmomentum.simulation.grid import SimulationGrid
+from fedmomentum.simulation.memory import ClientMemory
 from fedmomentum.strategies import STRATEGIES, FedAvg, MimeLite
 from fedmomentum.strategies import cohort as cohorts
 from fedmomentum.strategies.robust import AGGREGATORS
@@ -35,6 +38,7 @@ from fedmomentum.streams import stream
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
+    from fedmomentum.scenario.client import Client
     from fedmomentum.simulation.ray_pool import RayPool
 
 
@@ -71,9 +75,9 @@ class Federation:
         x, y = torch.from_numpy(self.data.test_x), torch.from_numpy(self.data.test_y)
         return evaluate(self.network, x.to(self.spec.device), y.to(self.spec.device), batch_size=settings.batch_size)
 
-    def grid(self, executor: Executor) -> SimulationGrid:
-        """Give the engine for this federation over an executor."""
-        size = self.scenario.engine.block_size
+    def grid(self, executor: Executor, *, scratch: Path | None = None) -> SimulationGrid:
+        """Give the engine for this federation over an executor; ``scratch`` is for what clients keep past the limit."""
+        size, limit = self.scenario.engine.block_size, self.scenario.engine.client_memory
         return SimulationGrid(
             executor,
             self.spec,
@@ -81,6 +85,7 @@ class Federation:
             block_size=None if size == "auto" else size,
             stacked=choose(self.network.module, self.spec.vectorize, self.spec.device)[0],
             faults=self.faults,
+            memory=ClientMemory(None if limit is None else int(limit * 2**20), scratch),
         )
 
     def facts(self) -> dict[str, object]:
@@ -94,6 +99,7 @@ class Federation:
             "test_examples": len(self.data.test_y),
             "vectorize": "stacked" if stacked else "one by one",
             "vectorize_reason": reason,
+            "training": training_path(self.network, self.spec),
             "device": self.spec.device,
             "data_checksum": self.checksum,
         }
@@ -121,7 +127,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
     )
     return ClientSpec(
         model=model,
-        optimizer=optimizer(client.optimizer),
+        optimizer=client_optimizer(client),
         epochs=client.epochs,
         steps=client.steps,
         batch_size=None if client.batch_size == "all" else client.batch_size,
@@ -129,11 +135,33 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         clip_norm=client.clip_norm,
         batch_norm=client.batch_norm,
         keep_state=client.state == "keep",
+        measure=Measure(client.probes, client.probe_every, **options(client.measure)),
+        adapt=build_adapt(client),
         seed=scenario.seed,
         vectorize=scenario.engine.vectorize,
         device=device,
         threads=scenario.engine.threads,
     )
+
+
+def client_optimizer(client: Client) -> dict[str, Any]:
+    """Give the rule of a client; what it sets by its own curvature stands at the largest value allowed."""
+    wanted = optimizer(client.optimizer)
+    if wanted["lr"] == "safe":
+        wanted["lr"] = client.adapt.max_lr
+    if wanted.get("momentum") == "critical":
+        wanted["momentum"] = client.adapt.max_momentum
+    return wanted
+
+
+def build_adapt(client: Client) -> Adapt | None:
+    """Give what clients set by their own curvature, and its bounds; None where they set nothing."""
+    if not client.adaptive:
+        return None
+    set_by_clients = {
+        key: f"{key}: {word}" in client.adaptive for key, word in (("lr", "safe"), ("momentum", "critical"))
+    }
+    return Adapt(**set_by_clients, **options(client.adapt))
 
 
 def _factor(schedule: Any) -> Callable[[int], float] | None:
@@ -155,8 +183,9 @@ def build_cohort(scenario: FederatedScenario, data: FederatedData) -> cohorts.Co
     if settings.name == "bernoulli":
         choice = cohorts.BernoulliCohort(probability=settings.probability, seed=scenario.seed)
     elif settings.name == "weighted":
-        weights = {client: float(size) for client, size in enumerate(data.sizes)}
-        choice = cohorts.WeightedCohort(weights=weights, minimum=1, **options(settings, *_FAULTS), seed=scenario.seed)
+        choice = cohorts.WeightedCohort(
+            weights=data.sizes, minimum=1, **options(settings, *_FAULTS), seed=scenario.seed
+        )
     else:
         choice = cohorts.UniformCohort(**options(settings, *_FAULTS), minimum=1, seed=scenario.seed)
     if (day := settings.availability) is not None:
@@ -235,7 +264,6 @@ def read_trace(path: str) -> dict[int, frozenset[int]]:
         UserError: the file or a line of it is not as it should be; the message names file and line.
     """
     import csv
-    from pathlib import Path
 
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -290,6 +318,7 @@ def build(
     choose(network.module, spec.vectorize, spec.device)
     for path, asked in (
         ("client.batch_norm", spec.batch_norm != "average"),
+        ("client.probes: batch_norm", "batch_norm" in spec.measure.probes),
         ("evaluate.recalibrate", scenario.evaluate.recalibrate > 0),
     ):
         if asked and not batch_norms(network.module):
@@ -313,7 +342,12 @@ def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: St
         return spec
     hyper = dict(spec.optimizer)
     make_local(method, make_rule(hyper.pop("name"), **hyper), **wanted)
-    return replace(spec, method=method, method_options=wanted)
+    spec = replace(spec, method=method, method_options=wanted)
+    if spec.adapt is not None:
+        from fedmomentum.clients.adaptive import check_adapt
+
+        check_adapt(spec)
+    return spec
 
 
 def build_executor(federation: Federation, pool: RayPool | None = None) -> Executor:

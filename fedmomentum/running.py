@@ -132,10 +132,10 @@ class Running:
         """Give the settings of those arms that train on Ray actors."""
         return [arm.scenario.engine for arm in self.loaded.arms if arm.scenario.engine.name == "ray"]
 
-    def engine(self, arm: Arm, federation: Federation) -> tuple[Any, dict[str, object]]:
-        """Give the grid that trains an arm's clients, and what is to be said of it."""
+    def engine(self, arm: Arm, federation: Federation, folder: RunFolder) -> tuple[Any, dict[str, object]]:
+        """Give the grid that trains an arm's clients, and what is to be said of it; ``folder`` is the arm's."""
         executor = self._workers(arm, federation)
-        return federation.grid(executor), executor.facts()
+        return federation.grid(executor, scratch=folder.path), executor.facts()
 
     def checkpoint_due(self, every: int, server_round: int) -> bool:
         """Say whether a round is kept, by the scenario's ``checkpoint.every``."""
@@ -214,7 +214,7 @@ class Running:
             rows += [row for row in load_run(folder.path).metrics if row["round"] <= start.round]
             if start.round >= rounds:
                 return
-        grid, facts = self.engine(arm, federation)
+        grid, facts = self.engine(arm, federation, folder)
         arrays = federation.initial_arrays()
         if start is not None:
             arrays = start.restore(federation.strategy, grid)
@@ -276,12 +276,15 @@ class Running:
     def _draw(self, federations: dict[str, Federation]) -> None:
         """Draw the metrics over rounds, and write down (and draw) who holds what."""
         from fedmomentum.data import summarise
-        from fedmomentum.report import draw_metric, draw_partition
+        from fedmomentum.report import draw_metric, draw_partition, draw_probes
 
         question = self.loaded.scenario.question or self.result.name
         for metric in ("accuracy", "loss"):
             if self.pictures and any(metric in row for rows in self.result.arms.values() for row in rows):
                 draw_metric(self.result.arms, metric, folder=self.folder.plots, question=question)
+        columns = {key for rows in self.result.arms.values() for row in rows for key in row}
+        if self.pictures and any(key.startswith("probe_") for key in columns):
+            draw_probes(load_run(self.folder.path), folder=self.folder.plots, question=question)
         splits: dict[object, list[str]] = {}
         for arm, federation in federations.items():
             if federation.data.y.ndim == 1:

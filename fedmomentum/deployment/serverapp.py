@@ -104,7 +104,7 @@ class Serving(Running):
         """Start no Ray: clients train where they are."""
         return []
 
-    def engine(self, arm: Arm, federation: Federation) -> tuple[Any, dict[str, object]]:
+    def engine(self, arm: Arm, federation: Federation, folder: RunFolder) -> tuple[Any, dict[str, object]]:
         """Give the grid of the clients that join, and what is to be said of it."""
         self.announcer.folder = self.folder
         torch.set_num_threads(federation.spec.threads)
