@@ -54,6 +54,6 @@ def _work(message: Message, context: Context, kind: Literal["train", "evaluate",
 
     terms = Terms.of(message.content)
     node = Node(context.node_config, context.run_config, terms)
-    federation = build(node.arm.scenario, data=node.data(terms.client))
+    federation = build(node.scenario, data=node.data(terms.client))
     worker = Worker(federation.spec, federation.data)
     return respond(message, context, Seat(worker, terms.client, node.counts, f"{terms.arm}/"), kind)

@@ -10,12 +10,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from fedmomentum import scenario as scenarios
+from fedmomentum.course import Result
 from fedmomentum.deployment import flwr_command, wire
 from fedmomentum.deployment.appdir import app_name, write_app
 from fedmomentum.deployment.settings import Settings
 from fedmomentum.errors import UserError
 from fedmomentum.events import Listener
-from fedmomentum.running import Result
 from fedmomentum.runs import Recorder, RunFolder, load_run, provenance
 from fedmomentum.runs.atomic import read_json, write_json
 from fedmomentum.runs.folder import RESOLVED

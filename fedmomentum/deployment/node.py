@@ -7,7 +7,7 @@ and ``num-partitions`` as in any Flower app, and ``report-counts`` (``false`` ke
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedmomentum.build_data import build_data
 from fedmomentum.data import FederatedData
@@ -15,9 +15,7 @@ from fedmomentum.data.own import Wanted, own_data, read_own
 from fedmomentum.deployment.settings import Settings
 from fedmomentum.deployment.terms import Answer, Terms
 from fedmomentum.errors import UserError
-
-if TYPE_CHECKING:
-    from fedmomentum.scenario import Arm
+from fedmomentum.scenario import FederatedScenario
 
 
 class Node:
@@ -39,7 +37,7 @@ class Node:
         self.partitions: int = _value(config, "num-partitions", int, -1)
         self.place: str = _value(config, "data", str, "")
         self.counts: bool = _value(config, "report-counts", bool, True)
-        self.arm = _arm(run_config, terms)
+        self.scenario = _scenario(run_config, terms)
 
     def data(self, client: int) -> FederatedData:
         """Give the data that it trains on as those of a client.
@@ -47,7 +45,7 @@ class Node:
         Raises:
             UserError: they are not there, or not what the scenario needs.
         """
-        scenario = self.arm.scenario
+        scenario = self.scenario
         if not self.place:
             if self.partition < 0:
                 raise UserError("node config: neither 'data' nor 'partition-id' says what this node trains on")
@@ -76,11 +74,11 @@ class Node:
         return Answer(self.partition, self.partitions, examples if self.counts else -1)
 
 
-def _arm(config: Mapping[str, Any], terms: Terms) -> Arm:
+def _scenario(config: Mapping[str, Any], terms: Terms) -> FederatedScenario:
     loaded = Settings.read(config).load()
     for arm in loaded.arms:
-        if arm.name == terms.arm:
-            return arm
+        if arm.name == terms.arm and isinstance(arm.scenario, FederatedScenario):
+            return arm.scenario
     raise UserError(f"the scenario of this node has no arm '{terms.arm}'")
 
 

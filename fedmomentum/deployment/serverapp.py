@@ -24,7 +24,7 @@ from fedmomentum.running import Running
 from fedmomentum.runs import RunFolder, load_run
 from fedmomentum.runs.folder import RESOLVED
 from fedmomentum.runs.resuming import same_science
-from fedmomentum.scenario import Arm, LoadedScenario
+from fedmomentum.scenario import FederatedScenario, LoadedScenario
 
 app = ServerApp()
 
@@ -66,6 +66,8 @@ def main(grid: Grid, context: Context) -> None:
 def kept(loaded: LoadedScenario) -> LoadedScenario:
     """Refuse what only a simulation can do."""
     for arm in loaded.arms:
+        if not isinstance(arm.scenario, FederatedScenario):
+            raise UserError(f"{loaded.path}: only 'kind: federated' has clients, and this is '{arm.scenario.kind}'")
         participation = arm.scenario.participation
         for name, there in (("dropout", participation.dropout != 0.0), ("stragglers", participation.stragglers)):
             if there:
@@ -104,14 +106,14 @@ class Serving(Running):
         """Start no Ray: clients train where they are."""
         return []
 
-    def engine(self, arm: Arm, federation: Federation, folder: RunFolder) -> tuple[Any, dict[str, object]]:
+    def engine(self, federation: Federation, folder: RunFolder) -> tuple[Any, dict[str, object]]:
         """Give the grid of the clients that join, and what is to be said of it."""
         self.announcer.folder = self.folder
         torch.set_num_threads(federation.spec.threads)
         data, settings = federation.data, self.settings
         terms = Terms(
             run=settings.run or str(self.folder.path.relative_to(settings.folder())),
-            arm=arm.name,
+            arm=folder.arm_name,
             client=-1,
             shape=tuple(int(n) for n in data.x.shape[1:]),
             dtype=str(data.x.dtype),
@@ -129,9 +131,9 @@ class Serving(Running):
         )
         return DeployedGrid(self._roster, timeout=settings.round_timeout), {"engine": "deployed"}
 
-    def checkpoint_due(self, every: int, server_round: int) -> bool:
+    def checkpoint_due(self, federation: Federation, server_round: int) -> bool:
         """Keep every round where the scenario does not say otherwise: it is little beside the time of a real one."""
-        return server_round % (every or 1) == 0
+        return server_round % (federation.scenario.checkpoint.every or 1) == 0
 
 
 def _to_go_on(place: Path, loaded: LoadedScenario) -> RunFolder:
