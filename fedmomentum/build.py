@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +13,7 @@ import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
+from fedmomentum.build_data import build_data, options
 from fedmomentum.clients.evaluate import evaluate
 from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
@@ -22,7 +22,7 @@ from fedmomentum.clients.norm import batch_norms, recalibrate
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.vectorize import choose, training_path
 from fedmomentum.clients.worker import Worker
-from fedmomentum.data import DATASETS, Dataset, FeatureShift, FederatedData, load, partition
+from fedmomentum.data import Dataset, FederatedData
 from fedmomentum.errors import UserError
 from fedmomentum.optim import make_rule
 from fedmomentum.optim.schedules import make_schedule
@@ -111,11 +111,6 @@ class Federation:
         }
 
 
-def options(model: Any, *leave_out: str) -> dict[str, Any]:
-    """Give the settings of a block of a scenario but its name, as keyword arguments; null is left to the default."""
-    return {k: v for k, v in model.model_dump(exclude={"name", *leave_out}).items() if v is not None}
-
-
 def optimizer(settings: Any) -> dict[str, Any]:
     """Give the settings of an optimizer as :func:`fedmomentum.optim.make_rule` takes them, its name among them."""
     wanted, name = options(settings), settings.name
@@ -124,32 +119,6 @@ def optimizer(settings: Any) -> dict[str, Any]:
     if name == "adamw":  # decoupled is what the W stands for: with l2 decay it is Adam
         name = "adamw" if wanted.pop("decay") == "decoupled" else "adam"
     return {"name": name, **({"decay": "l2"} if name == "adam" else {}), **wanted}
-
-
-def build_data(scenario: FederatedScenario, cache: dict[str, Dataset] | None = None) -> tuple[FederatedData, str]:
-    """Load the data set, give each client its part, and give the data set's checksum."""
-    settings = scenario.data
-    wanted = options(settings, "partition", "validation", "shift")
-    key = f"{settings.name}:{sorted(wanted.items())}:{scenario.seed}"
-    cache = cache if cache is not None else {}
-    if key not in cache:
-        seeded = "seed" in inspect.signature(DATASETS[settings.name]).parameters
-        cache[key] = load(settings.name, **wanted, **({"seed": scenario.seed} if seeded else {}))
-    dataset = cache[key]
-    parts = options(settings.partition)
-    split = partition(
-        settings.partition.name,
-        labels=dataset.y,
-        groups=dataset.groups,
-        clients=parts.pop("clients", None),
-        seed=scenario.seed,
-        **parts,
-    )
-    shift = settings.shift
-    moved = shift is not None and any(options(shift).values())
-    lens = FeatureShift(**options(shift), seed=scenario.seed) if moved else None
-    data = FederatedData.build(dataset, split, validation=settings.validation, shift=lens, seed=scenario.seed)
-    return data, dataset.checksum
 
 
 def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) -> ClientSpec:
@@ -362,13 +331,22 @@ def choose_device(scenario: FederatedScenario) -> str:
     return str(wanted)
 
 
-def build(scenario: FederatedScenario, *, datasets: dict[str, Dataset] | None = None) -> Federation:
+def build(
+    scenario: FederatedScenario, *, datasets: dict[str, Dataset] | None = None, data: FederatedData | None = None
+) -> Federation:
     """Build everything of one arm but its executor.
+
+    Args:
+        scenario: that of the arm.
+        datasets: data sets that are loaded already; one that is loaded here is added.
+        data: in place of the scenario's own.
 
     Raises:
         UserError: something that the scenario names does not exist or does not fit.
     """
-    data, checksum = build_data(scenario, datasets)
+    checksum = ""
+    if data is None:
+        data, checksum = build_data(scenario, datasets)
     spec = build_spec(scenario, data, choose_device(scenario))
     network = Network(spec.model, spec.device)
     choose(network.module, spec.vectorize, spec.device)
