@@ -16,11 +16,12 @@ from fedmomentum.clients.local import LocalUpdate
 from fedmomentum.clients.looped import NORM, LoopedTrainer
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
+from fedmomentum.clients.rules import make_client_rule
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.clients.stacked import StackedTrainer
 from fedmomentum.clients.vectorize import choose
 from fedmomentum.data import FederatedData
-from fedmomentum.optim import chain, clip_by_norm, make_rule
+from fedmomentum.optim import chain, clip_by_norm
 from fedmomentum.protocol import ARRAYS
 
 log = logging.getLogger("fedmomentum.clients")
@@ -42,7 +43,7 @@ class Worker:
     def _local(self, factor: float) -> LocalUpdate:
         hyper = {k: v for k, v in self.spec.optimizer.items() if k != "name"}
         hyper["lr"] = hyper["lr"] * factor
-        rule = make_rule(self.spec.optimizer["name"], **hyper)
+        rule = make_client_rule(self.spec.optimizer["name"], **hyper)
         if self.spec.clip_norm is not None:
             rule = chain(clip_by_norm(self.spec.clip_norm), rule)
         return make_local(self.spec.method, rule, **self.spec.method_options)

@@ -117,6 +117,8 @@ class FedAvg(Strategy):
     """Finite numbers that each client has to report, for :meth:`client_mean`."""
     extra_weighting: ClassVar[Literal["examples", "uniform"]] = "examples"
     """How extra records of replies are averaged: by the weights of the replies, or every client alike."""
+    single_replies: ClassVar[bool] = False
+    """Whether a mean over a block of replies would mean nothing, as for compressed ones."""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -129,7 +131,7 @@ class FedAvg(Strategy):
         _check_choice("weighting", self.weighting, (protocol.EXAMPLES, protocol.UNIFORM))
         if self.clip_update is not None and not self.clip_update > 0:
             raise ValueError(f"clip_update must be above 0, not {self.clip_update}")
-        if self._robust and type(self).extra_in_replies is not FedAvg.extra_in_replies:
+        if self._robust and (self.single_replies or type(self).extra_in_replies is not FedAvg.extra_in_replies):
             raise ValueError(
                 f"{type(self).__name__} averages more than models: no aggregator or clip_update goes with it"
             )
@@ -182,6 +184,18 @@ class FedAvg(Strategy):
             Trees with the names, shapes and dtypes that are expected; their values are not used.
         """
         return {}
+
+    def reply_layout(self, sent: records.Views) -> records.Views:
+        """Give the names, shapes and dtypes of what a reply holds in place of a model; here it is a model.
+
+        Args:
+            sent: the model that was sent, with its buffers.
+        """
+        return sent
+
+    def decoded(self, reply: records.Views, sent: records.Views) -> records.Views:
+        """Give what a reply holds in the layout of the model, so that it can be averaged; here it is the reply."""
+        return reply
 
     def client_options(self) -> dict[str, Any]:
         """Give the options of the client half, those that the server half settles."""
@@ -295,7 +309,8 @@ class FedAvg(Strategy):
             raise AggregationError(
                 "configure_train has to come first: it keeps the arrays that replies are held against"
             )
-        expected = Expected(self.weighted_by_key, sent, self.arrayrecord_key, self._extras, self.needs_metrics)
+        layout = self.reply_layout(sent)
+        expected = Expected(self.weighted_by_key, layout, self.arrayrecord_key, self._extras, self.needs_metrics)
         admitted, self.rejected = admit(replies, expected)
         self.rejected += silent(self._asked, admitted, self.rejected)
         self.accepted = sum(len(reply.clients) for reply in admitted)
@@ -314,7 +329,7 @@ class FedAvg(Strategy):
             log(WARNING, "round %d: the weights sum to %s; the old model is kept", now, sum(weights))
             return None, metrics
         try:
-            mean = self._combined([reply.arrays for reply in admitted], weights, sent)
+            mean = self._combined([self.decoded(reply.arrays, sent) for reply in admitted], weights, sent)
         except TooFewError as error:
             log(WARNING, "round %d: %s; the old model is kept", now, error)
             return None, metrics
@@ -381,7 +396,7 @@ class FedAvg(Strategy):
 
     def _reduction(self, config: Mapping[str, object]) -> str:
         """Ask for single replies where the mean over a block would be another mean than the one wanted."""
-        if self._robust or (self.extra_weighting == "uniform" and self._extras):
+        if self._robust or self.single_replies or (self.extra_weighting == "uniform" and self._extras):
             return protocol.EVERY
         if protocol.REDUCTION in config:
             return str(config[protocol.REDUCTION])
