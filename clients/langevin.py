@@ -21,7 +21,7 @@ from fedmomentum.trees import State, Tree, add, sub, zeros_like
 _NOISE = "langevin"
 """Slot of the rule's state: keys, count and standard deviations of the noise of this round."""
 _SURROGATE = "surrogate/"
-_SUMS = ("mean_y", "mean_g", "yy", "yg")
+_SUMS, _OWN = ("mean_y", "mean_g", "yy", "yg"), ("own_slope", "own_pull")
 _LOCAL, _KNOWN = "local", "known"
 
 
@@ -144,36 +144,38 @@ def fsgld(
         return Spread(noise.sqrt(), torch.zeros((), dtype=torch.float64))
 
     noisy, set_noise = with_noise(rule, spread)
+    slots = (*_SUMS, *_OWN)
+
+    def scaled_by(place: Place) -> Tensor:
+        return probability(place, examples) * place.shared[SAMPLING]["clients"].double()
+
+    if not conducive:
+        return LocalUpdate(
+            noisy,
+            direction=lambda grads, params, place: scaled(grads, scaled_by(place)),
+            begin=lambda params, state, place: (params, set_noise(state, place)),
+        )
 
     def init(params: Mapping[str, Tensor], /) -> State:
+        trees = {name: zeros_like(params) for name in (*slots, "slope", "pull")}
         number = {"count": torch.zeros((), dtype=torch.float64), "weight": torch.ones((), dtype=torch.float64)}
-        trees = {name: zeros_like(params) for name in (*_SUMS, "own_slope", "own_pull", "slope", "pull")}
-        return noisy.init(params) | {_SURROGATE + slot: tree for slot, tree in (trees | {"number": number}).items()}
+        return noisy.init(params) | _named(trees | {"number": number})
 
     def begin(params: Tree, state: State, place: Place) -> tuple[Tree, State]:
-        weight = probability(place, examples) * place.shared[SAMPLING]["clients"].double()
-        of = place.memory
-        number = {"count": of[_SURROGATE + "number"]["count"], "weight": weight.double()}
-        trees = {name: of[_SURROGATE + name] for name in (*_SUMS, "own_slope", "own_pull")}
-        trees |= {"slope": place.shared[SLOPE], "pull": place.shared[PULL], "number": number}
-        return params, set_noise(state, place) | {_SURROGATE + slot: tree for slot, tree in trees.items()}
+        kept = {name: place.memory[_SURROGATE + name] for name in slots}
+        number = {"count": place.memory[_SURROGATE + "number"]["count"], "weight": scaled_by(place)}
+        sums = {"slope": place.shared[SLOPE], "pull": place.shared[PULL]}
+        return params, set_noise(state, place) | _named(kept | sums | {"number": number})
 
     def update(grads: Mapping[str, Tensor], state: State, params: Mapping[str, Tensor], /) -> tuple[Tree, State]:
-        kept = {slot.removeprefix(_SURROGATE): tree for slot, tree in state.items() if slot.startswith(_SURROGATE)}
-        inner = {slot: tree for slot, tree in state.items() if not slot.startswith(_SURROGATE)}
-        estimate: Tree = scaled(grads, kept["number"]["weight"])
-        if conducive:
-            own = sub(grads, _affine(kept["own_slope"], kept["own_pull"], params))
-            estimate = add(scaled(own, kept["number"]["weight"]), _affine(kept["slope"], kept["pull"], params))
-            kept = kept | _taken_in(kept, grads, params)
+        of, inner = _unnamed(state), {slot: tree for slot, tree in state.items() if not slot.startswith(_SURROGATE)}
+        own = sub(grads, _affine(of["own_slope"], of["own_pull"], params))
+        estimate = add(scaled(own, of["number"]["weight"]), _affine(of["slope"], of["pull"], params))
         updates, inner = noisy.update(estimate, inner, params)
-        return updates, inner | {_SURROGATE + slot: tree for slot, tree in kept.items()}
+        return updates, inner | _named(of | _taken_in(of, grads, params))
 
     def finish(params: Tree, state: State, place: Place) -> tuple[dict[str, Tree], State]:
-        if not conducive:
-            zero = zeros_like(params)
-            return {SLOPE: zero, PULL: zero}, {}
-        of = {slot.removeprefix(_SURROGATE): tree for slot, tree in state.items() if slot.startswith(_SURROGATE)}
+        of = _unnamed(state)
         slope = {
             name: torch.where(yy > 0, of["yg"][name] / yy, 0.0).clamp(0.0, 1.0 / place.lr)
             for name, yy in of["yy"].items()
@@ -182,15 +184,22 @@ def fsgld(
         p = probability(place, examples)
         sent = {SLOPE: scaled(sub(slope, of["own_slope"]), p), PULL: scaled(sub(pull, of["own_pull"]), p)}
         keep = {name: of[name] for name in _SUMS} | {"own_slope": slope, "own_pull": pull}
-        keep["number"] = {"count": of["number"]["count"]}
-        return sent, {_SURROGATE + slot: tree for slot, tree in keep.items()}
+        return sent, _named(keep | {"number": {"count": of["number"]["count"]}})
 
     def remember(params: Tree) -> State:
-        kept = {_SURROGATE + slot: zeros_like(params) for slot in (*_SUMS, "own_slope", "own_pull")}
         device = next(iter(params.values())).device
-        return kept | {_SURROGATE + "number": {"count": torch.zeros((), dtype=torch.float64, device=device)}}
+        none = {"count": torch.zeros((), dtype=torch.float64, device=device)}
+        return _named({slot: zeros_like(params) for slot in slots} | {"number": none})
 
     return LocalUpdate(Rule(init, update), begin=begin, finish=finish, remember=remember)
+
+
+def _named(slots: Mapping[str, Tree]) -> State:
+    return {_SURROGATE + slot: tree for slot, tree in slots.items()}
+
+
+def _unnamed(state: State) -> State:
+    return {slot.removeprefix(_SURROGATE): tree for slot, tree in state.items() if slot.startswith(_SURROGATE)}
 
 
 def _affine(slope: Tree, pull: Tree, params: Mapping[str, Tensor]) -> Tree:
@@ -213,9 +222,9 @@ def dglmc(
 ) -> LocalUpdate:
     """Give Langevin steps of a variable ``z_i`` that the client keeps, tied to the model by a spring.
 
-    ``z <- z - lr (g(z) + (T / p_i) (z - x) / rho) + sqrt(2 lr T / p_i) xi``: the chain of ``exp(-p_i f_i / T - |z - x|^2
-    / (2 rho))`` with step size ``lr T / p_i``. It sends what ``z_i`` changed by, from zero where it is new, and whether
-    it is.
+    ``z <- z - lr (g(z) + (T / p_i) (z - x) / rho) + sqrt(2 lr T / p_i) xi``: the chain of ``exp(-p_i f_i / T - |z -
+    x|^2 / (2 rho))`` with step size ``lr T / p_i``. It sends what ``z_i`` changed by, from zero where it is new, and
+    whether it is.
 
     Args:
         rule: the client's; gradient descent.

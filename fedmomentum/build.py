@@ -17,6 +17,7 @@ from fedmomentum.clients.evaluate import evaluate
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.norm import batch_norms, recalibrate
+from fedmomentum.clients.rules import make_client_rule
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.vectorize import choose
 from fedmomentum.clients.worker import Worker
@@ -28,9 +29,10 @@ from fedmomentum.simulation import flower
 from fedmomentum.simulation.executor import Executor, InlineExecutor
 from fedmomentum.simulation.faults import Faults, Stragglers
 from fedmomentum.simulation.grid import SimulationGrid
-from fedmomentum.strategies import STRATEGIES, FedAvg, MimeLite
+from fedmomentum.strategies import QLSD, STRATEGIES, FedAvg, MimeLite
 from fedmomentum.strategies import cohort as cohorts
 from fedmomentum.strategies.robust import AGGREGATORS
+from fedmomentum.strategies.sampling import Sampling
 from fedmomentum.streams import stream
 
 if TYPE_CHECKING:
@@ -152,7 +154,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
     )
     return ClientSpec(
         model=model,
-        optimizer=optimizer(client.optimizer),
+        optimizer=_at_posterior(optimizer(client.optimizer), client.optimizer, data),
         epochs=client.epochs,
         steps=client.steps,
         batch_size=None if client.batch_size == "all" else client.batch_size,
@@ -165,6 +167,13 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         device=device,
         threads=scenario.engine.threads,
     )
+
+
+def _at_posterior(wanted: dict[str, Any], settings: Any, data: FederatedData) -> dict[str, Any]:
+    """Fill in the temperature that a scenario leaves to the data: one over the number of training examples."""
+    if "temperature" in type(settings).model_fields and settings.temperature is None:
+        return wanted | {"temperature": 1.0 / float(np.asarray(data.sizes).sum())}
+    return wanted
 
 
 def _factor(schedule: Any) -> Callable[[int], float] | None:
@@ -209,6 +218,12 @@ def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Ne
     clients = scenario.evaluate.clients
     if settings.name not in STRATEGIES:
         return _foreign_strategy(settings.name, wanted)
+    wanted = _at_posterior(wanted, settings, data)
+    strategy_class = STRATEGIES[settings.name]
+    if issubclass(strategy_class, Sampling) and settings.weighting == "examples":
+        wanted["examples"] = float(np.asarray(data.sizes).sum())
+    if issubclass(strategy_class, QLSD):
+        wanted["weight_decay"] = scenario.client.optimizer.weight_decay
     if (rule := getattr(settings, "rule", None)) is not None:
         wanted["rule"] = make_rule(**optimizer(rule))
     if issubclass(STRATEGIES[settings.name], MimeLite):
@@ -334,7 +349,7 @@ def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: St
     else:
         return spec
     hyper = dict(spec.optimizer)
-    make_local(method, make_rule(hyper.pop("name"), **hyper), **wanted)
+    make_local(method, make_client_rule(hyper.pop("name"), **hyper), **wanted)
     return replace(spec, method=method, method_options=wanted)
 
 

@@ -36,25 +36,26 @@ class FSGLD(Sampling):
 
     client_method: ClassVar[str] = "fsgld"
 
+    @property
+    def _records(self) -> tuple[str, ...]:
+        return (SLOPE, PULL) if self.conducive else ()
+
     def client_options(self) -> dict[str, Any]:
         """Give temperature, examples, and whether there are surrogates."""
         return {**super().client_options(), "conducive": self.conducive}
 
     def extra_to_clients(self, params: Mapping[str, Tensor]) -> Mapping[str, Tree]:
         """Send the sum of the surrogates."""
-        return {
-            **super().extra_to_clients(params),
-            SLOPE: self.carried(SLOPE, params),
-            PULL: self.carried(PULL, params),
-        }
+        sums = {record: self.carried(record, params) for record in self._records}
+        return {**super().extra_to_clients(params), **sums}
 
     def extra_in_replies(self, params: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
         """Expect what each client's surrogate changed by."""
-        return {SLOPE: params, PULL: params}
+        return {record: params for record in self._records}
 
     def server_update(self, old: Tree, mean: Tree, extras: Mapping[str, Tree]) -> Tree:
         """Take the mean, and move the sum of the surrogates."""
-        for record in (SLOPE, PULL):
+        for record in self._records:
             before = self.carried(record, old)
             self.carry(record, {n: x + self.accepted * extras[record][n].to(x.dtype) for n, x in before.items()})
         return mean

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from fedmomentum.scenario.block import Block, ByName, Count, NonNegative, OneOf, Positive
-from fedmomentum.scenario.optimizer import Optimizer
+from fedmomentum.scenario.optimizer import ClientOptimizer
 from fedmomentum.scenario.schedule import Constant, Schedule
 
 
@@ -30,7 +30,7 @@ Method: TypeAlias = Annotated[LocalSgd | Proximal, ByName()]
 class Client(Block):
     """Local training, the same for every client."""
 
-    optimizer: Optimizer = Field(description="rule of the local steps")
+    optimizer: ClientOptimizer = Field(description="rule of the local steps")
     epochs: Count | None = Field(
         default=None, description="passes over the client's data a round; 1 where steps are not given"
     )

@@ -20,6 +20,7 @@ from fedmomentum.scenario.algorithms import (
     SlowMo,
 )
 from fedmomentum.scenario.block import ByName
+from fedmomentum.scenario.posterior import DGLMC, FALD, FSGLD, QLSD, FedPA, FedSGHMC
 from fedmomentum.scenario.server import (
     CustomStrategy,
     FedAdagrad,
@@ -52,6 +53,12 @@ Strategy: TypeAlias = Annotated[
     | Mime
     | FedNova
     | FedNAG
+    | FedSGHMC
+    | FALD
+    | FSGLD
+    | DGLMC
+    | QLSD
+    | FedPA
     | CustomStrategy,
     ByName(),
 ]

@@ -10,6 +10,7 @@ from scipy import linalg
 
 from fedmomentum.samplers import federated as law
 from fedmomentum.strategies import UniformCohort, make_strategy
+from fedmomentum.streams import stream
 from tests.algorithms.gaussians import B, H, MODE, PRECISION, agree, sample
 
 EVEN = torch.full((3,), 1 / 3, dtype=torch.float64)
@@ -58,21 +59,26 @@ def test_fsgld_with_surrogates_is_sgld_on_the_whole_whatever_the_local_steps(coh
         agree(draws[-1], MODE, HEAT / PRECISION / (1 - lr * PRECISION / 2), rtol=0.1)
 
 
+def shuffled(modes: torch.Tensor, chains: int) -> torch.Tensor:
+    """Deal the clients' modes anew for every chain ``[N, C]``: chains that share a cohort then differ in its noise."""
+    order = torch.from_numpy(stream(0, "shuffle").random((len(modes), chains))).argsort(0)
+    return modes.squeeze(1)[order]
+
+
 def test_without_surrogates_the_variance_between_clients_stays() -> None:
     """DSGLD with one client a round: the gradient noise of client sampling widens the law, and not by little."""
-    h, b = torch.ones(3, 1).double(), torch.tensor([[3.0], [-1.0], [-2.0]]).double()
-    lr, exact = 0.1, HEAT / 1.0 / (1 - 0.1 / 2)
-    noise = float((h * (b.mean() - b)).var(correction=0))
-    x = []
+    modes = torch.tensor([[3.0], [-1.0], [-2.0]]).double()
+    lr, exact, chains = 0.1, HEAT / (1 - 0.1 / 2), 200
+    noise = float((0 - modes).var(correction=0))
     for conducive in (False, True):
         draws, _ = sample(
-            "fsgld", rounds=3000, chains=4, lr=lr, temperature=HEAT, keep=2800, curvatures=h, modes=b,
-            start=b.mean(0), conducive=conducive, cohort=UniformCohort(count=1, seed=4),
+            "fsgld", rounds=900, keep=850, chains=1, lr=lr, temperature=HEAT, curvatures=torch.ones(3, chains).double(),
+            modes=shuffled(modes, chains), start=torch.zeros(chains).double(), conducive=conducive,
+            cohort=UniformCohort(count=1, seed=4),
         )  # fmt: skip
-        x.append(float(draws.var()))
-    assert x[0] == pytest.approx(exact + lr * noise / 2 / (1 - lr / 2), rel=0.12)
-    assert x[1] == pytest.approx(exact, rel=0.12)
-    assert lr * noise / 2 > 0.2 * exact
+        wanted = exact if conducive else exact + lr * noise / 2 / (1 - lr / 2)
+        assert float(draws.var()) == pytest.approx(wanted, rel=0.1)
+    assert lr * noise / 2 > 0.3 * exact
 
 
 def dglmc_law(lr: float, tolerance: float, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,20 +169,18 @@ def test_the_prior_of_qlsd_is_not_compressed() -> None:
 
 
 def test_fedpa_moves_to_the_global_mode_where_clients_sample_and_fedavg_does_not() -> None:
-    """Clients of unlike curvature draw from their own posteriors by SGLD for long; the oracle is the global mode."""
+    """Clients of unlike curvature draw from their own posteriors by SGLD; the oracle is the global mode."""
     h, b = torch.tensor([[0.4], [4.0]]).double(), torch.tensor([[-1.0], [1.0]]).double()
     mode = float((h * b).sum() / h.sum())
-    settings = dict(
-        lr=0.2, curvatures=h, modes=b, rule="sgld", steps=4000, rounds=60, keep=40, chains=1, start=b.mean(0)
-    )
     found = {}
     for rho in (0.0, 1.0):
         draws, _ = sample(
-            "fedpa", samples=200, burn_in=100, shrinkage=rho, server_learning_rate=0.2, averaged=False, **settings
-        )
+            "fedpa", samples=40, burn_in=40, shrinkage=rho, server_learning_rate=0.2, averaged=False, lr=0.2,
+            curvatures=h, modes=b, rule="sgld", steps=120, rounds=40, keep=25, chains=1, start=b.mean(0),
+        )  # fmt: skip
         found[rho] = float(draws.mean())
-    assert found[0.0] == pytest.approx(0.0, abs=0.05)  # the mean of the clients' modes
-    assert found[1.0] == pytest.approx(mode, abs=0.1)
+    assert found[0.0] == pytest.approx(0.0, abs=0.2)  # the mean of the clients' modes
+    assert found[1.0] == pytest.approx(mode, abs=0.25)
     assert mode > 0.75
 
 
@@ -242,18 +246,18 @@ SPLIT_B = torch.tensor([[4.0], [-2.0], [-2.0], [3.0], [-4.0], [1.0]], dtype=torc
 @pytest.mark.parametrize("correction", ["coordinate", "mean", "none"])
 def test_fedsghmc_corrects_for_the_noise_of_sampling_clients(correction: str) -> None:
     """Two of six clients a round: variance ratio 1 once corrected, ``1 + bh / (al T)`` if not."""
-    lr, friction, heat = 0.05, 0.3, 0.4
+    lr, friction, heat, chains = 0.05, 0.3, 0.4, 200
     noise = float(law.client_sampling_variance(SPLIT_H * (0 - SPLIT_B), 2)) / 36  # of the mean in place of the sum
     draws, strategy = sample(
-        "fedsghmc", rounds=9000, chains=8, lr=lr, temperature=heat, friction=friction, correction=correction,
-        memory=0.98, keep=8900, curvatures=SPLIT_H, modes=SPLIT_B, start=SPLIT_B.mean(0),
-        cohort=UniformCohort(count=2, seed=5),
+        "fedsghmc", rounds=1100, keep=1000, chains=1, lr=lr, temperature=heat, friction=friction, correction=correction,
+        memory=0.97, curvatures=SPLIT_H.expand(6, chains), modes=shuffled(SPLIT_B, chains),
+        start=torch.zeros(chains).double(), cohort=UniformCohort(count=2, seed=5),
     )  # fmt: skip
     exact = heat / (1 - lr / (2 * (2 - friction)))
     excess = lr * noise / 2 / (friction * heat)
     assert excess > 0.4
-    assert float(draws.var()) == pytest.approx(exact * (1 + excess if correction == "none" else 1.0), rel=0.12)
-    assert strategy.excess_heat < 0.2
+    assert float(draws.var()) == pytest.approx(exact * (1 + excess if correction == "none" else 1.0), rel=0.1)
+    assert strategy.excess_heat < 0.1
 
 
 def test_the_variance_that_fedsghmc_measures_is_that_over_all_cohorts() -> None:
