@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedmomentum.clients.local import LocalUpdate, Place
+from fedmomentum.clients.local import LocalUpdate, Place, scaled
 from fedmomentum.optim.rule import Rule
 from fedmomentum.protocol import ARRAYS, MASK_KEY, REFERENCE, VALUES
 from fedmomentum.samplers.noise import fold
 from fedmomentum.samplers.ravel import ravel
 from fedmomentum.samplers.sparse import kept_coordinates, kept_count
-from fedmomentum.trees import State, Tree, add, scale, sub, zeros_like
+from fedmomentum.trees import State, Tree, add, sub, zeros_like
 
 _GRADIENT = "gradient"
 _MASKS = 7
@@ -57,7 +57,7 @@ def qlsd(rule: Rule, *, keep: float = 0.1, star: bool = False) -> LocalUpdate:
     def finish(params: Tree, state: State, place: Place) -> tuple[dict[str, Tree], State]:
         key = torch.as_tensor(place.key, dtype=torch.int64)
         steps = torch.as_tensor(place.steps, dtype=torch.float64)
-        flat = ravel(scale(state[_GRADIENT], 1.0 / steps), leading=key.ndim)
+        flat = ravel(scaled(state[_GRADIENT], 1.0 / steps), leading=key.ndim)
         mask = fold(key, _MASKS)
         size = flat.shape[-1]
         chosen = kept_coordinates(mask, size, keep=keep)

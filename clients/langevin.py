@@ -22,6 +22,8 @@ _NOISE = "langevin"
 """Slot of the rule's state: keys, count and standard deviations of the noise of this round."""
 _SURROGATE = "surrogate/"
 _SUMS, _OWN = ("mean_y", "mean_g", "yy", "yg"), ("own_slope", "own_pull")
+_DOUBT = 4.0
+"""Steps without a slope that a surrogate begins with."""
 _LOCAL, _KNOWN = "local", "known"
 
 
@@ -123,7 +125,8 @@ def fsgld(
     ``a_i y - b_i`` is the gradient of the client's Gaussian surrogate, and ``A = sum p_j a_j``, ``B = sum p_j b_j`` are
     the server's sums of them: where surrogates are right, every client descends the gradient of the whole. A client
     fits its surrogate to its own steps, ``a_i = Cov(g, y) / Var(y)`` coordinate by coordinate (by Stein's identity the
-    precision of its law, times T), over all rounds in which it took part.
+    precision of its law, times T), over all rounds in which it took part. It begins flat, and believes in a slope as
+    steps bear it out; until every client has one, the surrogates are not used.
 
     Args:
         rule: the client's; gradient descent.
@@ -158,31 +161,44 @@ def fsgld(
 
     def init(params: Mapping[str, Tensor], /) -> State:
         trees = {name: zeros_like(params) for name in (*slots, "slope", "pull")}
-        number = {"count": torch.zeros((), dtype=torch.float64), "weight": torch.ones((), dtype=torch.float64)}
+        zero = torch.zeros((), dtype=torch.float64)
+        number = {"count": zero, "weight": zero + 1.0, "on": zero}
         return noisy.init(params) | _named(trees | {"number": number})
 
     def begin(params: Tree, state: State, place: Place) -> tuple[Tree, State]:
         kept = {name: place.memory[_SURROGATE + name] for name in slots}
-        number = {"count": place.memory[_SURROGATE + "number"]["count"], "weight": scaled_by(place)}
+        of = place.shared[SAMPLING]
+        number = {
+            "count": place.memory[_SURROGATE + "number"]["count"],
+            "weight": scaled_by(place),
+            "on": (place.shared[FRESH]["count"] >= of["clients"]).double(),
+        }
         sums = {"slope": place.shared[SLOPE], "pull": place.shared[PULL]}
         return params, set_noise(state, place) | _named(kept | sums | {"number": number})
 
     def update(grads: Mapping[str, Tensor], state: State, params: Mapping[str, Tensor], /) -> tuple[Tree, State]:
         of, inner = _unnamed(state), {slot: tree for slot, tree in state.items() if not slot.startswith(_SURROGATE)}
-        own = sub(grads, _affine(of["own_slope"], of["own_pull"], params))
-        estimate = add(scaled(own, of["number"]["weight"]), _affine(of["slope"], of["pull"], params))
+        number = of["number"]
+        own = sub(grads, scaled(_affine(of["own_slope"], of["own_pull"], params), number["on"]))
+        rest = scaled(_affine(of["slope"], of["pull"], params), number["on"])
+        estimate = add(scaled(own, number["weight"]), rest)
         updates, inner = noisy.update(estimate, inner, params)
         return updates, inner | _named(of | _taken_in(of, grads, params))
 
     def finish(params: Tree, state: State, place: Place) -> tuple[dict[str, Tree], State]:
         of = _unnamed(state)
-        slope = {
-            name: torch.where(yy > 0, of["yg"][name] / yy, 0.0).clamp(0.0, 1.0 / place.lr)
-            for name, yy in of["yy"].items()
-        }
+        # As if so many steps more, of the size of the noise, had shown no slope: few steps do not say much.
+        doubt = _DOUBT * 2.0 * place.lr * temperature
+        most = 1.0 / (place.lr * scaled_by(place).clamp(min=1.0))
+        slope = {}
+        for name, yy in of["yy"].items():
+            fitted = torch.where(yy > 0, of["yg"][name] / (yy + doubt), 0.0).clamp(min=0.0)
+            slope[name] = torch.minimum(fitted, scaled({name: torch.ones_like(yy)}, most)[name])
         pull = {name: a * of["mean_y"][name] - of["mean_g"][name] for name, a in slope.items()}
         p = probability(place, examples)
+        fresh = (place.memory[_SURROGATE + "number"]["count"] == 0).double()
         sent = {SLOPE: scaled(sub(slope, of["own_slope"]), p), PULL: scaled(sub(pull, of["own_pull"]), p)}
+        sent[FRESH] = {"count": fresh}
         keep = {name: of[name] for name in _SUMS} | {"own_slope": slope, "own_pull": pull}
         return sent, _named(keep | {"number": {"count": of["number"]["count"]}})
 

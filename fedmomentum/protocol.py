@@ -50,7 +50,8 @@ SLOPE, PULL = "slope", "pull"
 """ArrayRecords: the gradient of the Gaussian surrogates is `slope x - pull`; of a message their sums, of a reply what
 the client's share of them changed by (FSGLD)."""
 FRESH = "fresh"
-"""ArrayRecord of a reply with the scalar `count`, 1 where the client's variable was not there before (DG-LMC)."""
+"""ArrayRecord of a reply with the scalar `count`, 1 where what the client keeps was not there before (DG-LMC, FSGLD);
+of a message, how many clients keep something (FSGLD)."""
 SQUARES = "squares"
 """ArrayRecord of a reply: the squares of a client's update, coordinate by coordinate (FedSGHMC)."""
 REFERENCE = "reference"

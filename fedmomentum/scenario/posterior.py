@@ -48,7 +48,6 @@ class FSGLD(SamplerStrategy):
     """Langevin steps along gradients that Gaussian surrogates of all clients make unbiased (arXiv:2004.11231)."""
 
     name: Literal["fsgld"]
-    weighting: Literal["uniform"] = Field(default="uniform", description="what a client holds scales its gradient")
     conducive: bool = Field(default=True, description="false: no surrogates, and the variance between clients stays")
 
 
@@ -56,7 +55,6 @@ class DGLMC(SamplerStrategy):
     """Clients keep variables of their own, tied to the model by a spring: Gibbs sampling (arXiv:2106.06300)."""
 
     name: Literal["dglmc"]
-    weighting: Literal["uniform"] = Field(default="uniform", description="what a client holds scales its step")
     tolerance: Positive = Field(default=1e-2, description="rho, variance of the tie; small is exact and slow")
 
 
@@ -76,7 +74,8 @@ class FedSGHMC(SamplerStrategy):
     friction: Share = Field(default=0.1, description="al = 1 - beta, part of the velocity that is lost a round")
     server_learning_rate: Positive = Field(default=1.0, description="s; the step size is s lr K")
     correction: Literal["none", "mean", "coordinate"] = Field(
-        default="coordinate", description="what is measured of the noise of sampling clients: one more model, or a number"
+        default="coordinate",
+        description="what is measured of the noise of sampling clients: one more model, or a number",
     )
     memory: Decay = Field(default=0.9, description="part of that measurement that is kept, a round")
     descent: ClassVar[bool] = True
@@ -92,7 +91,9 @@ class FedPA(StrategyBlock):
     burn_in: Whole = Field(default=0, description="local steps before the first draw")
     burn_in_rounds: Whole = Field(default=0, description="rounds at the start with ordinary updates")
     shrinkage: NonNegative = Field(default=0.1, description="rho, how much of the draws' covariance is used; 0: none")
-    averaged: bool = Field(default=True, description="a draw is the mean of the iterates since the last, or the last one")
+    averaged: bool = Field(
+        default=True, description="a draw is the mean of the iterates since the last, or the last one"
+    )
     client_half: ClassVar[bool] = True
 
     def client_misfits(self, client: Client) -> Iterator[Misfit]:

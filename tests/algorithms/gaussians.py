@@ -44,7 +44,7 @@ def sample(
     chains: int,
     lr: float,
     steps: int = 1,
-    keep: int = 1,
+    last: int = 1,
     curvatures: Tensor = H,
     modes: Tensor = B,
     rule: str = "sgd",
@@ -52,7 +52,7 @@ def sample(
     seed: int = 0,
     **options: object,
 ) -> tuple[Tensor, FedAvg]:
-    """Give the last ``keep`` models of many chains, ``[keep, C, P]``, and the strategy.
+    """Give the last models of many chains, ``[last, C, P]``, and the strategy.
 
     Args:
         start: where every chain begins, ``[P]``; the mode by default.
@@ -67,7 +67,7 @@ def sample(
         messages = list(strategy.configure_train(server_round, arrays, ConfigRecord(), grid))
         arrays, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages))
         assert strategy.rejected == [] and arrays is not None
-        if server_round > rounds - keep:
+        if server_round > rounds - last:
             kept.append(torch.from_numpy(arrays["x"].numpy().copy()).reshape(chains, -1))
     return torch.stack(kept), strategy
 

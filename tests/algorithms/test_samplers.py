@@ -11,7 +11,7 @@ from scipy import linalg
 from fedmomentum.samplers import federated as law
 from fedmomentum.strategies import UniformCohort, make_strategy
 from fedmomentum.streams import stream
-from tests.algorithms.gaussians import B, H, MODE, PRECISION, agree, sample
+from tests.algorithms.gaussians import MODE, PRECISION, B, H, agree, sample
 
 EVEN = torch.full((3,), 1 / 3, dtype=torch.float64)
 HEAT = 0.7
@@ -20,10 +20,10 @@ HEAT = 0.7
 @pytest.mark.parametrize(("steps", "correlation"), [(1, 0.0), (5, 0.6)])
 def test_fald_has_the_moments_of_its_closed_form(steps: int, correlation: float) -> None:
     draws, _ = sample(
-        "fald", rounds=60 // steps, chains=20000, lr=0.25, steps=steps, temperature=HEAT, correlation=correlation
+        "fald", rounds=60 // steps, chains=8000, lr=0.25, steps=steps, temperature=HEAT, correlation=correlation
     )
     wanted = law.fald_moments(H, B, EVEN, lr=0.25, temperature=HEAT, correlation=correlation, local_steps=steps)
-    agree(draws[-1], *wanted, rtol=0.05)
+    agree(draws[-1], *wanted, rtol=0.07)
 
 
 def test_the_bias_of_fald_grows_with_the_local_steps() -> None:
@@ -41,19 +41,19 @@ def test_fald_keeps_its_temperature_where_few_take_part() -> None:
     """Clients of one loss, one of them a round: no gradient noise, so the variance is that of SGLD."""
     h, b = torch.tensor([[1.5]] * 4).double(), torch.tensor([[0.5]] * 4).double()
     draws, _ = sample(
-        "fald", rounds=40, chains=20000, lr=0.3, temperature=HEAT, curvatures=h, modes=b, start=b[0],
+        "fald", rounds=40, chains=8000, lr=0.3, temperature=HEAT, curvatures=h, modes=b, start=b[0],
         cohort=UniformCohort(count=2, seed=1),
     )  # fmt: skip
-    agree(draws[-1], b[0], HEAT / h[0] / (1 - 0.3 * h[0] / 2), rtol=0.05)
+    agree(draws[-1], b[0], HEAT / h[0] / (1 - 0.3 * h[0] / 2), rtol=0.07)
 
 
 @pytest.mark.parametrize("cohort", [1, 2])
 def test_fsgld_with_surrogates_is_sgld_on_the_whole_whatever_the_local_steps(cohort: int) -> None:
-    """Surrogates of quadratics are exact once a client has seen two points; all have taken part after some rounds."""
-    lr, rounds = 0.25, 70
+    """Surrogates of quadratics become exact as clients see more points; all have taken part after some rounds."""
+    lr, rounds = 0.25, 120
     for steps in (1, 4):
         draws, _ = sample(
-            "fsgld", rounds=rounds, chains=4000, lr=lr, steps=steps, temperature=HEAT, keep=10,
+            "fsgld", rounds=rounds, chains=4000, lr=lr, steps=steps, temperature=HEAT, last=10,
             cohort=UniformCohort(count=cohort, seed=3),
         )  # fmt: skip
         agree(draws[-1], MODE, HEAT / PRECISION / (1 - lr * PRECISION / 2), rtol=0.1)
@@ -72,7 +72,7 @@ def test_without_surrogates_the_variance_between_clients_stays() -> None:
     noise = float((0 - modes).var(correction=0))
     for conducive in (False, True):
         draws, _ = sample(
-            "fsgld", rounds=900, keep=850, chains=1, lr=lr, temperature=HEAT, curvatures=torch.ones(3, chains).double(),
+            "fsgld", rounds=900, last=850, chains=1, lr=lr, temperature=HEAT, curvatures=torch.ones(3, chains).double(),
             modes=shuffled(modes, chains), start=torch.zeros(chains).double(), conducive=conducive,
             cohort=UniformCohort(count=1, seed=4),
         )  # fmt: skip
@@ -107,8 +107,8 @@ def dglmc_law(lr: float, tolerance: float, steps: int) -> tuple[torch.Tensor, to
 
 @pytest.mark.parametrize("steps", [1, 6])
 def test_dglmc_has_the_law_of_its_linear_chain(steps: int) -> None:
-    draws, strategy = sample("dglmc", rounds=70, chains=20000, lr=0.1, steps=steps, temperature=HEAT, tolerance=0.8)
-    agree(draws[-1], *dglmc_law(0.1, 0.8, steps), rtol=0.05)
+    draws, strategy = sample("dglmc", rounds=70, chains=8000, lr=0.1, steps=steps, temperature=HEAT, tolerance=0.8)
+    agree(draws[-1], *dglmc_law(0.1, 0.8, steps), rtol=0.07)
     assert float(strategy.carried("count", {})["count"]) == 3
 
 
@@ -133,10 +133,10 @@ def test_dglmc_counts_a_variable_from_the_round_in_which_it_is_new() -> None:
 def test_qlsd_has_the_variance_of_its_closed_form(star: bool) -> None:
     """Half of the coordinates are sent, so the compressor's variance is 1; QLSD* refers to the mode, where it starts."""
     lr, n = 0.1, 3
-    draws, _ = sample("qlsd", rounds=60, chains=20000, lr=lr, temperature=HEAT, keep=0.5, star=star)
+    draws, _ = sample("qlsd", rounds=60, chains=8000, lr=lr, temperature=HEAT, keep=0.5, star=star)
     # in units of potentials p_i f_i / T, whose step size is lr T
     variance = law.qlsd_variance(H / n / HEAT, H * (MODE - B) / n / HEAT, lr=lr * HEAT, omega=1.0, star=star)
-    agree(draws[-1], MODE, variance, rtol=0.06)
+    agree(draws[-1], MODE, variance, rtol=0.08)
 
 
 def test_qlsd_star_needs_no_compression_where_it_refers_to() -> None:
@@ -159,10 +159,10 @@ def test_the_prior_of_qlsd_is_not_compressed() -> None:
     """One client of no curvature: only the prior pulls, and the law is that of SGLD on it to the bit of its noise."""
     zero = torch.zeros(2, 2, dtype=torch.float64)
     draws, _ = sample(
-        "qlsd", rounds=50, chains=20000, lr=0.2, temperature=HEAT, keep=0.1, weight_decay=2.0, curvatures=zero,
+        "qlsd", rounds=50, chains=8000, lr=0.2, temperature=HEAT, keep=0.1, weight_decay=2.0, curvatures=zero,
         modes=zero, start=zero[0],
     )  # fmt: skip
-    agree(draws[-1], zero[0], torch.full((2,), HEAT / 2.0 / (1 - 0.2)).double(), rtol=0.05)
+    agree(draws[-1], zero[0], torch.full((2,), HEAT / 2.0 / (1 - 0.2)).double(), rtol=0.07)
 
 
 # --- FedPA ------------------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_fedpa_moves_to_the_global_mode_where_clients_sample_and_fedavg_does_not
     for rho in (0.0, 1.0):
         draws, _ = sample(
             "fedpa", samples=40, burn_in=40, shrinkage=rho, server_learning_rate=0.2, averaged=False, lr=0.2,
-            curvatures=h, modes=b, rule="sgld", steps=120, rounds=40, keep=25, chains=1, start=b.mean(0),
+            curvatures=h, modes=b, rule="sgld", steps=120, rounds=40, last=25, chains=1, start=b.mean(0),
         )  # fmt: skip
         found[rho] = float(draws.mean())
     assert found[0.0] == pytest.approx(0.0, abs=0.2)  # the mean of the clients' modes
@@ -225,10 +225,10 @@ def test_fedpa_begins_as_server_momentum() -> None:
 def test_fedsghmc_has_the_variance_of_sghmc(scale: float) -> None:
     lr, friction = 0.1, 0.3
     draws, _ = sample(
-        "fedsghmc", rounds=90, chains=20000, lr=lr, temperature=HEAT, friction=friction, server_learning_rate=scale
+        "fedsghmc", rounds=90, chains=8000, lr=lr, temperature=HEAT, friction=friction, server_learning_rate=scale
     )
     eta = scale * lr
-    agree(draws[-1], MODE, HEAT / PRECISION / (1 - eta * PRECISION / (2 * (2 - friction))), rtol=0.05)
+    agree(draws[-1], MODE, HEAT / PRECISION / (1 - eta * PRECISION / (2 * (2 - friction))), rtol=0.07)
 
 
 def test_fedsghmc_without_heat_is_server_momentum() -> None:
@@ -249,7 +249,7 @@ def test_fedsghmc_corrects_for_the_noise_of_sampling_clients(correction: str) ->
     lr, friction, heat, chains = 0.05, 0.3, 0.4, 200
     noise = float(law.client_sampling_variance(SPLIT_H * (0 - SPLIT_B), 2)) / 36  # of the mean in place of the sum
     draws, strategy = sample(
-        "fedsghmc", rounds=1100, keep=1000, chains=1, lr=lr, temperature=heat, friction=friction, correction=correction,
+        "fedsghmc", rounds=1100, last=1000, chains=1, lr=lr, temperature=heat, friction=friction, correction=correction,
         memory=0.97, curvatures=SPLIT_H.expand(6, chains), modes=shuffled(SPLIT_B, chains),
         start=torch.zeros(chains).double(), cohort=UniformCohort(count=2, seed=5),
     )  # fmt: skip
