@@ -55,6 +55,7 @@ def client_app(spec: ClientSpec, data: FederatedData | Callable[[], FederatedDat
             memory={client: _recall(context.state)},
         )
         result = worker().run(task, records_of(content))
+        assert result is not None
         if result.failures:
             raise ClientFailed(f"client {client}: {result.failures[0].reason}")
         numbers = {name: float(column[0]) for name, column in result.members.items() if name != "client"}
@@ -80,9 +81,18 @@ def client_app(spec: ClientSpec, data: FederatedData | Callable[[], FederatedDat
     return app
 
 
-def records_of(content: RecordDict) -> dict[str, Arrays]:
-    """Give the arrays of a message by record name; the only or first record is the model, whatever it is called."""
-    named = {name: {n: a.numpy() for n, a in record.items()} for name, record in content.array_records.items()}
+def records_of(
+    content: RecordDict,
+    read: Callable[[ArrayRecord], Arrays] | None = None,
+) -> dict[str, Arrays]:
+    """Give the arrays of a message by record name; the only or first record is the model, whatever it is called.
+
+    Args:
+        content: of the message.
+        read: gives the arrays of a record; by default they are copied.
+    """
+    read = read or (lambda record: {name: array.numpy() for name, array in record.items()})
+    named = {name: read(record) for name, record in content.array_records.items()}
     if named and ARRAYS not in named:
         first = next(iter(named))
         named = {ARRAYS: named.pop(first), **named}
