@@ -17,6 +17,7 @@ from fedmomentum.strategies.fald import FALD
 from fedmomentum.strategies.fedadc import FedADC
 from fedmomentum.strategies.fedavg import FedAvg
 from fedmomentum.strategies.fedavgm import FedAvgM
+from fedmomentum.strategies.fedbn import FedBN
 from fedmomentum.strategies.fedcm import FedCM
 from fedmomentum.strategies.feddyn import FedDyn
 from fedmomentum.strategies.fedexp import FedExP
@@ -27,8 +28,10 @@ from fedmomentum.strategies.fedopt import FedOpt, ServerOptimizer
 from fedmomentum.strategies.fedpa import FedPA
 from fedmomentum.strategies.fedprox import FedProx
 from fedmomentum.strategies.fedsghmc import FedSGHMC
+from fedmomentum.strategies.foreign import Foreign
 from fedmomentum.strategies.fsgld import FSGLD
 from fedmomentum.strategies.mime import Mime, MimeLite
+from fedmomentum.strategies.privacy import Privacy
 from fedmomentum.strategies.qlsd import QLSD
 from fedmomentum.strategies.registry import STRATEGIES, make_strategy
 from fedmomentum.strategies.scaffold import Scaffold
@@ -50,6 +53,7 @@ __all__ = [
     "FedAdamW",
     "FedAvg",
     "FedAvgM",
+    "FedBN",
     "FedCM",
     "FedDyn",
     "FedExP",
@@ -61,8 +65,10 @@ __all__ = [
     "FedProx",
     "FedSGHMC",
     "FedYogi",
+    "Foreign",
     "Mime",
     "MimeLite",
+    "Privacy",
     "Scaffold",
     "ServerOptimizer",
     "SlowMo",

@@ -37,6 +37,8 @@ class DGLMC(Sampling):
     tolerance: float = 1e-2
 
     client_method: ClassVar[str] = "dglmc"
+    sends_models: ClassVar[bool] = False
+    counts_replies: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the arguments."""

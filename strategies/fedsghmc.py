@@ -58,6 +58,7 @@ class FedSGHMC(Carrying):
     memory: float = 0.9
 
     client_method: ClassVar[str] = "fedsghmc"
+    counts_replies: ClassVar[bool] = True
     needs_metrics: ClassVar[tuple[str, ...]] = ("lr", "steps")
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ class FSGLD(Sampling):
     conducive: bool = True
 
     client_method: ClassVar[str] = "fsgld"
+    counts_replies: ClassVar[bool] = True
 
     @property
     def _records(self) -> tuple[str, ...]:

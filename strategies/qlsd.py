@@ -58,6 +58,7 @@ class QLSD(Carrying):
     gradient_timeout: float | None = 3600.0
 
     client_method: ClassVar[str] = "qlsd"
+    sends_models: ClassVar[bool] = False
     needs_metrics: ClassVar[tuple[str, ...]] = ("lr",)
     single_replies: ClassVar[bool] = True
 

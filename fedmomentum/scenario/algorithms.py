@@ -18,12 +18,23 @@ _LINEAR = ("sgd", "heavy_ball", "nesterov", "ema")
 _VELOCITY = ("heavy_ball", "nesterov", "ema")
 
 
+def one_rate(client: Client, who: str) -> Iterator[Misfit]:
+    """Refuse learning rates and momenta of the clients' own, where one number has to stand for all of them."""
+    for setting in client.adaptive:
+        key, _, word = setting.partition(": ")
+        yield Misfit(
+            ("client", "optimizer", key),
+            f"{who} needs one number for all clients, and {word} gives each its own",
+        )
+
+
 class SlowMo(StrategyBlock):
     """u <- beta u + D / gamma, x <- x - alpha gamma u, in units of the clients' learning rate (arXiv:1910.00643)."""
 
     name: Literal["slowmo"]
     slow_learning_rate: Positive = Field(default=1.0, description="alpha")
     slow_momentum: Decay = Field(default=0.7, description="beta, a round")
+    more_than_the_mean: ClassVar[bool] = True
 
 
 class FedGM(StrategyBlock):
@@ -62,6 +73,7 @@ class LinearRuleBlock(StrategyBlock):
             yield Misfit(
                 ("client", "optimizer", "name"), f"{self._wants} counts gradients; take one of {', '.join(_LINEAR)}"
             )
+        yield from one_rate(client, self._wants)
 
     @property
     def _wants(self) -> str:
@@ -96,6 +108,7 @@ class FedDyn(StrategyBlock):
     alpha: Positive = Field(default=0.1, description="strength of the regulariser, in units of curvature")
     weighting: Weighting = Field(default="uniform", description=_WEIGHTING)
     client_half: ClassVar[bool] = True
+    more_than_the_mean: ClassVar[bool] = True
 
 
 class FedCM(StrategyBlock):
@@ -105,6 +118,7 @@ class FedCM(StrategyBlock):
     alpha: Share = Field(default=0.1, description="weight of a client's own gradient; 1: FedAvg")
     server_learning_rate: Positive = Field(default=1.0, description="times D; the paper's is this times lr K")
     client_half: ClassVar[bool] = True
+    more_than_the_mean: ClassVar[bool] = True
 
 
 class FedADC(StrategyBlock):
@@ -115,6 +129,7 @@ class FedADC(StrategyBlock):
     server_momentum: Decay = Field(default=0.8, description="beta_g, a round")
     local_momentum: Decay | None = Field(default=None, description="beta_l; null: beta_g")
     client_half: ClassVar[bool] = True
+    more_than_the_mean: ClassVar[bool] = True
 
 
 class DOMO(StrategyBlock):
@@ -126,6 +141,12 @@ class DOMO(StrategyBlock):
     fusion: NonNegative = Field(default=0.9, description="how far clients walk along the server's momentum")
     spread: bool = Field(default=False, description="with every local step (DOMO-S), not all before the first")
     client_half: ClassVar[bool] = True
+    more_than_the_mean: ClassVar[bool] = True
+
+    def client_misfits(self, client: Client) -> Iterator[Misfit]:
+        """Refuse learning rates of the clients' own."""
+        yield from super().client_misfits(client)
+        yield from one_rate(client, "'domo'")
 
 
 class MimeBlock(StrategyBlock):
@@ -145,6 +166,7 @@ class MimeBlock(StrategyBlock):
         if client.state == "keep":
             name = getattr(self, "name", "")
             yield Misfit(("client", "state"), f"with '{name}' the state of the optimizer is the server's; leave it out")
+        yield from one_rate(client, f"'{getattr(self, 'name', '')}'")
 
 
 class MimeLite(MimeBlock):
@@ -183,3 +205,15 @@ class FedNAG(StrategyBlock):
                 ("client", "optimizer", "name"),
                 f"'fednag' averages velocities; take one of {', '.join(_VELOCITY)}",
             )
+
+
+class FedBN(StrategyBlock):
+    """FedAvg of all but batch norm, which stays with each client (arXiv:2102.07623)."""
+
+    name: Literal["fedbn"]
+
+    def client_misfits(self, client: Client) -> Iterator[Misfit]:
+        """Refuse another policy for batch norm."""
+        yield from super().client_misfits(client)
+        if client.batch_norm == "freeze":
+            yield Misfit(("client", "batch_norm"), "'fedbn' leaves batch norm with the client; leave it out")
