@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedmomentum.clients.evaluate import evaluate
+from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.norm import batch_norms, recalibrate
@@ -37,6 +38,7 @@ from fedmomentum.streams import stream
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
+    from fedmomentum.scenario.client import Client
     from fedmomentum.simulation.ray_pool import RayPool
 
 
@@ -156,7 +158,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
     )
     return ClientSpec(
         model=model,
-        optimizer=optimizer(client.optimizer),
+        optimizer=client_optimizer(client),
         epochs=client.epochs,
         steps=client.steps,
         batch_size=None if client.batch_size == "all" else client.batch_size,
@@ -164,11 +166,33 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         clip_norm=client.clip_norm,
         batch_norm=client.batch_norm,
         keep_state=client.state == "keep",
+        measure=Measure(client.probes, client.probe_every, **options(client.measure)),
+        adapt=build_adapt(client),
         seed=scenario.seed,
         vectorize=scenario.engine.vectorize,
         device=device,
         threads=scenario.engine.threads,
     )
+
+
+def client_optimizer(client: Client) -> dict[str, Any]:
+    """Give the rule of a client; what it sets by its own curvature stands at the largest value allowed."""
+    wanted = optimizer(client.optimizer)
+    if wanted["lr"] == "safe":
+        wanted["lr"] = client.adapt.max_lr
+    if wanted.get("momentum") == "critical":
+        wanted["momentum"] = client.adapt.max_momentum
+    return wanted
+
+
+def build_adapt(client: Client) -> Adapt | None:
+    """Give what clients set by their own curvature, and its bounds; None where they set nothing."""
+    if not client.adaptive:
+        return None
+    set_by_clients = {
+        key: f"{key}: {word}" in client.adaptive for key, word in (("lr", "safe"), ("momentum", "critical"))
+    }
+    return Adapt(**set_by_clients, **options(client.adapt))
 
 
 def _factor(schedule: Any) -> Callable[[int], float] | None:
@@ -316,6 +340,7 @@ def build(scenario: FederatedScenario, *, datasets: dict[str, Dataset] | None = 
     choose(network.module, spec.vectorize, spec.device)
     for path, asked in (
         ("client.batch_norm", spec.batch_norm != "average"),
+        ("client.probes: batch_norm", "batch_norm" in spec.measure.probes),
         ("evaluate.recalibrate", scenario.evaluate.recalibrate > 0),
     ):
         if asked and not batch_norms(network.module):
@@ -339,7 +364,12 @@ def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: St
         return spec
     hyper = dict(spec.optimizer)
     make_local(method, make_rule(hyper.pop("name"), **hyper), **wanted)
-    return replace(spec, method=method, method_options=wanted)
+    spec = replace(spec, method=method, method_options=wanted)
+    if spec.adapt is not None:
+        from fedmomentum.clients.adaptive import check_adapt
+
+        check_adapt(spec)
+    return spec
 
 
 def build_executor(federation: Federation, pool: RayPool | None = None) -> Executor:
