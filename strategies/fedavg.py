@@ -23,6 +23,7 @@ from fedmomentum.strategies import records
 from fedmomentum.strategies.admission import Expected, Reply, Report, admit, log_admission, silent
 from fedmomentum.strategies.aggregation import Accumulation, mean_metrics, weighted_mean
 from fedmomentum.strategies.agreement import agreement
+from fedmomentum.strategies.broadcast import Broadcast
 from fedmomentum.strategies.cohort import Cohort, UniformCohort
 from fedmomentum.strategies.nodes import choose, wait_for_nodes
 from fedmomentum.strategies.privacy import Privacy, check, probability
@@ -309,7 +310,7 @@ class FedAvg(Strategy):
             filled[protocol.WEIGHTING] = protocol.UNIFORM
         extras = {name: records.record(extra) for name, extra in self.extra_to_clients(self._old).items()}
         content = RecordDict({**extras, self.arrayrecord_key: arrays, self.configrecord_key: ConfigRecord(filled)})
-        return [Message(content, dst_node_id=node, message_type=MessageType.TRAIN) for node in self._asked]
+        return Broadcast(content, self._asked, MessageType.TRAIN)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -392,9 +393,7 @@ class FedAvg(Strategy):
         nodes = wait_for_nodes(grid, max(self.min_available_nodes, self.min_evaluate_nodes), self.node_timeout)
         filled = ConfigRecord({**config, protocol.SERVER_ROUND: now})
         content = RecordDict({self.arrayrecord_key: self.evaluated(arrays), self.configrecord_key: filled})
-        return [
-            Message(content, dst_node_id=node, message_type=MessageType.EVALUATE) for node in choose(cohort, now, nodes)
-        ]
+        return Broadcast(content, choose(cohort, now, nodes), MessageType.EVALUATE)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Admit the replies and average their metrics; None where there is none."""
