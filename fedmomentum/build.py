@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +21,7 @@ from fedmomentum.clients.norm import batch_norms, recalibrate
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.vectorize import choose, training_path
 from fedmomentum.clients.worker import Worker
-from fedmomentum.data import DATASETS, Dataset, FeatureShift, FederatedData, load, partition
+from fedmomentum.data import Dataset, FeatureShift, FederatedData, partition
 from fedmomentum.errors import UserError
 from fedmomentum.optim import make_rule
 from fedmomentum.optim.schedules import make_schedule
@@ -35,6 +34,8 @@ from fedmomentum.strategies import STRATEGIES, FedAvg, MimeLite
 from fedmomentum.strategies import cohort as cohorts
 from fedmomentum.strategies.robust import AGGREGATORS
 from fedmomentum.streams import stream
+from fedmomentum.translate import dataset as load_dataset
+from fedmomentum.translate import model_options, optimizer, options
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
@@ -105,21 +106,6 @@ class Federation:
         }
 
 
-def options(model: Any, *leave_out: str) -> dict[str, Any]:
-    """Give the settings of a block of a scenario but its name, as keyword arguments; null is left to the default."""
-    return {k: v for k, v in model.model_dump(exclude={"name", *leave_out}).items() if v is not None}
-
-
-def optimizer(settings: Any) -> dict[str, Any]:
-    """Give the settings of an optimizer as :func:`fedmomentum.optim.make_rule` takes them, its name among them."""
-    wanted, name = options(settings), settings.name
-    if "betas" in wanted:
-        wanted["beta1"], wanted["beta2"] = wanted.pop("betas")
-    if name == "adamw":  # decoupled is what the W stands for: with l2 decay it is Adam
-        name = "adamw" if wanted.pop("decay") == "decoupled" else "adam"
-    return {"name": name, **({"decay": "l2"} if name == "adam" else {}), **wanted}
-
-
 def build_data(scenario: FederatedScenario, cache: dict[str, Dataset] | None = None) -> tuple[FederatedData, str]:
     """Load the data set, give each client its part, and give the data set's checksum."""
     settings = scenario.data
@@ -127,8 +113,7 @@ def build_data(scenario: FederatedScenario, cache: dict[str, Dataset] | None = N
     key = f"{settings.name}:{sorted(wanted.items())}:{scenario.seed}"
     cache = cache if cache is not None else {}
     if key not in cache:
-        seeded = "seed" in inspect.signature(DATASETS[settings.name]).parameters
-        cache[key] = load(settings.name, **wanted, **({"seed": scenario.seed} if seeded else {}))
+        cache[key] = load_dataset(settings, scenario.seed)
     dataset = cache[key]
     parts = options(settings.partition)
     split = partition(
@@ -154,7 +139,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         input_shape=tuple(data.x.shape[1:]),
         classes=data.classes,
         seed=scenario.seed,
-        options=options(scenario.model, "options") | dict(getattr(scenario.model, "options", None) or {}),
+        options=model_options(scenario.model),
     )
     return ClientSpec(
         model=model,

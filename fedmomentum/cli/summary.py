@@ -102,7 +102,7 @@ def _predictions(result: Result) -> str:
 def find_pictures(folder: Path) -> list[Path]:
     """Give the pictures of a run, the one to look at first: accuracy, then other metrics, then the partition."""
     order = {"accuracy": 0, "loss": 1, "partition": 3}
-    return sorted(Path(folder).glob("plots/*.png"), key=lambda path: (order.get(path.stem, 2), path.name))
+    return sorted(Path(folder).glob("plots/*.png"), key=lambda path: (order.get(path.stem, 2), path.stem))
 
 
 def as_json(result: Result) -> dict[str, object]:
