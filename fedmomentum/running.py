@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedmomentum.build import Federation
     from fedmomentum.data import Dataset
     from fedmomentum.scenario import Arm, LoadedScenario
+    from fedmomentum.scenario.running import Engine
     from fedmomentum.simulation.executor import Executor
 
 MOST_COUNTS = 1000
@@ -63,7 +64,7 @@ class Running(Course):
 
     def prepare(self) -> Mapping[str, str]:
         """Build every arm, while Ray comes up where it is wanted."""
-        engines = [engine for arm in self.loaded.arms if (engine := _federated(arm).engine).name == "ray"]
+        engines = self.ray()
         for engine in engines[:1]:  # before anything heavy is imported: the actors come up meanwhile
             self.actors.start(engine)
         from fedmomentum.build import build
@@ -72,6 +73,20 @@ class Running(Course):
         for engine in engines[:1]:
             self.actors.pool(engine)  # a cluster that cannot be had is a fault too
         return {f.scenario.data.name: f.checksum for f in self.federations.values()}
+
+    def ray(self) -> list[Engine]:
+        """Give the settings of those arms that train on Ray actors."""
+        return [engine for arm in self.loaded.arms if (engine := _federated(arm).engine).name == "ray"]
+
+    def engine(self, federation: Federation, folder: RunFolder) -> tuple[Any, dict[str, object]]:
+        """Give the grid that trains the clients of an arm, whose folder this is, and what is to be said of it."""
+        executor = self._workers(federation)
+        return federation.grid(executor, scratch=folder.path), executor.facts()
+
+    def checkpoint_due(self, federation: Federation, server_round: int) -> bool:
+        """Say whether the scenario asks for a checkpoint after a round."""
+        every = federation.scenario.checkpoint.every
+        return bool(every) and server_round % every == 0
 
     def _workers(self, federation: Federation) -> Executor:
         """Give the workers of an arm: those of the one before, where both hold the same data and clients."""
@@ -101,14 +116,13 @@ class Running(Course):
             rows += [row for row in load_run(folder.path).metrics if row["round"] <= start.round]
             if start.round >= rounds:
                 return
-        executor = self._workers(federation)
-        grid = federation.grid(executor, scratch=folder.path)
+        grid, facts = self.engine(federation, folder)
         arrays = federation.initial_arrays()
         if start is not None:
             arrays = start.restore(federation.strategy, grid)
         first_round = 1 if start is None else start.round + 1
         listeners = [*self.listeners, Rows(rows)]
-        facts = {**federation.facts(), **executor.facts()}
+        facts = {**federation.facts(), **facts}
         for listener in listeners:
             listener.start(Start(self.result.name, rounds, first_round, arm.name, facts))
         latest = [arrays]
@@ -116,10 +130,13 @@ class Running(Course):
         def after_round(server_round: int, new: Any) -> None:
             latest[0] = new
             last = server_round == rounds
-            if checkpoints.due(server_round) or last or self.stop.asked:
+            if self.checkpoint_due(federation, server_round) or last or self.stop.asked:
                 elapsed = float(rows[-1].get("elapsed", 0.0)) if rows else 0.0
                 if not checkpoints.save(server_round, new, federation.strategy, grid, elapsed):
-                    self.warn("this strategy has no state_dict(), so a stopped run cannot go on: no checkpoints")
+                    self.warn(
+                        "the state of this strategy is unknown (it has no state_dict()): no checkpoints, so a stopped "
+                        "run cannot go on"
+                    )
             if self.stop.asked and not last:
                 raise KeyboardInterrupt
 
@@ -160,12 +177,11 @@ class Running(Course):
     def draw(self) -> None:
         """Draw the metrics over rounds, and write down (and draw) who holds what."""
         from fedmomentum.data import summarise
-        from fedmomentum.report import draw_metric, draw_partition, draw_probes
+        from fedmomentum.report import draw_outcome, draw_partition, draw_probes
 
         question = self.loaded.scenario.question or self.result.name
-        for metric in ("accuracy", "loss"):
-            if self.pictures and any(metric in row for rows in self.result.arms.values() for row in rows):
-                draw_metric(self.result.arms, metric, folder=self.folder.plots, question=question)
+        if self.pictures:
+            draw_outcome(load_run(self.folder.path), self.loaded, self.result.arms, self.folder.plots)
         columns = {key for rows in self.result.arms.values() for row in rows for key in row}
         if self.pictures and any(key.startswith("probe_") for key in columns):
             draw_probes(load_run(self.folder.path), folder=self.folder.plots, question=question)

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedmomentum.build_data import load_dataset
 from fedmomentum.clients.evaluate import evaluate
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ModelSpec
 from fedmomentum.models.objective import losses
 from fedmomentum.scenario.optimize import Training
 from fedmomentum.streams import stream
-from fedmomentum.translate import dataset, model_options
+from fedmomentum.translate import model_options
 from fedmomentum.trees import Tree
 
 
@@ -24,7 +25,7 @@ class TrainingTask:
 
     def __init__(self, block: Training, seed: int) -> None:
         """Load the data and build the model."""
-        self.data = dataset(block.data, seed)
+        self.data = load_dataset(block.data, seed)
         self.seed = seed
         self.network = Network(
             ModelSpec(
