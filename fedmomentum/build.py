@@ -38,6 +38,7 @@ from fedmomentum.strategies import cohort as cohorts
 from fedmomentum.strategies.robust import AGGREGATORS
 from fedmomentum.strategies.sampling import Sampling
 from fedmomentum.streams import stream
+from fedmomentum.translate import model_options, optimizer
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
@@ -114,16 +115,6 @@ class Federation:
         }
 
 
-def optimizer(settings: Any) -> dict[str, Any]:
-    """Give the settings of an optimizer as :func:`fedmomentum.optim.make_rule` takes them, its name among them."""
-    wanted, name = options(settings), settings.name
-    if "betas" in wanted:
-        wanted["beta1"], wanted["beta2"] = wanted.pop("betas")
-    if name == "adamw":  # decoupled is what the W stands for: with l2 decay it is Adam
-        name = "adamw" if wanted.pop("decay") == "decoupled" else "adam"
-    return {"name": name, **({"decay": "l2"} if name == "adam" else {}), **wanted}
-
-
 def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) -> ClientSpec:
     """Give what every client of the scenario does."""
     client = scenario.client
@@ -132,7 +123,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         input_shape=tuple(data.x.shape[1:]),
         classes=data.classes,
         seed=scenario.seed,
-        options=options(scenario.model, "options") | dict(getattr(scenario.model, "options", None) or {}),
+        options=model_options(scenario.model),
     )
     return ClientSpec(
         model=model,

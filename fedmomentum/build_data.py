@@ -27,6 +27,13 @@ def options(model: Any, *leave_out: str) -> dict[str, Any]:
     return {k: v for k, v in model.model_dump(exclude={"name", *leave_out}).items() if v is not None}
 
 
+def load_dataset(settings: Any, seed: int) -> Dataset:
+    """Load the data set of a ``data`` block; one that is made at random is made of the seed."""
+    seeded = "seed" in inspect.signature(DATASETS[settings.name]).parameters
+    wanted = options(settings, "partition", "validation", "shift")
+    return load(settings.name, **wanted, **({"seed": seed} if seeded else {}))
+
+
 def build_data(scenario: FederatedScenario, cache: dict[str, Dataset] | None = None) -> tuple[FederatedData, str]:
     """Load the data set, give each client its part, and give the data set's checksum."""
     settings = scenario.data
@@ -34,8 +41,7 @@ def build_data(scenario: FederatedScenario, cache: dict[str, Dataset] | None = N
     key = f"{settings.name}:{sorted(wanted.items())}:{scenario.seed}"
     cache = cache if cache is not None else {}
     if key not in cache:
-        seeded = "seed" in inspect.signature(DATASETS[settings.name]).parameters
-        cache[key] = load(settings.name, **wanted, **({"seed": scenario.seed} if seeded else {}))
+        cache[key] = load_dataset(settings, scenario.seed)
     dataset = cache[key]
     split = split_of(settings.partition, dataset, scenario.seed)
     shift = settings.shift
