@@ -105,6 +105,7 @@ def respond(message: Message, context: Context, seat: Seat, kind: Literal["train
         memory={client: _recall(context.state, drawer)},
     )
     result = seat.worker.run(task, records_of(content))
+    assert result is not None
     if result.failures:
         raise ClientFailed(f"client {client}: {result.failures[0].reason}")
     numbers = {name: float(column[0]) for name, column in result.members.items() if name != "client"}
@@ -118,9 +119,15 @@ def respond(message: Message, context: Context, seat: Seat, kind: Literal["train
     return Message(reply, reply_to=message)
 
 
-def records_of(content: RecordDict) -> dict[str, Arrays]:
-    """Give the arrays of a message by record name; the only or first record is the model, whatever it is called."""
-    named = {name: {n: a.numpy() for n, a in record.items()} for name, record in content.array_records.items()}
+def records_of(content: RecordDict, read: Callable[[ArrayRecord], Arrays] | None = None) -> dict[str, Arrays]:
+    """Give the arrays of a message by record name; the only or first record is the model, whatever it is called.
+
+    Args:
+        content: of the message.
+        read: gives the arrays of a record; by default they are copied.
+    """
+    read = read or (lambda record: {name: array.numpy() for name, array in record.items()})
+    named = {name: read(record) for name, record in content.array_records.items()}
     if named and ARRAYS not in named:
         first = next(iter(named))
         named = {ARRAYS: named.pop(first), **named}

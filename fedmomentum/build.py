@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,7 +32,7 @@ from fedmomentum.simulation.executor import Executor, InlineExecutor
 from fedmomentum.simulation.faults import Faults, Stragglers
 from fedmomentum.simulation.grid import SimulationGrid
 from fedmomentum.simulation.memory import ClientMemory
-from fedmomentum.strategies import STRATEGIES, FedAvg, MimeLite
+from fedmomentum.strategies import STRATEGIES, FedAvg, Foreign, MimeLite, Privacy
 from fedmomentum.strategies import cohort as cohorts
 from fedmomentum.strategies.robust import AGGREGATORS
 from fedmomentum.streams import stream
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
     from fedmomentum.scenario.client import Client
     from fedmomentum.simulation.ray_pool import RayPool
+
+
+LOWEST_VARIANCE = "lowest_running_var"
+"""Metric of models with batch norm: the smallest running variance. Below zero a model is broken."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,9 @@ class Federation:
             sample = torch.from_numpy(self.data.x[np.sort(chosen)]).to(self.spec.device)
             recalibrate(self.network, sample, batch_size=settings.batch_size)
         x, y = torch.from_numpy(self.data.test_x), torch.from_numpy(self.data.test_y)
-        return evaluate(self.network, x.to(self.spec.device), y.to(self.spec.device), batch_size=settings.batch_size)
+        found = evaluate(self.network, x.to(self.spec.device), y.to(self.spec.device), batch_size=settings.batch_size)
+        variances = [float(a.min()) for n, a in flower.to_arrays(arrays).items() if n.endswith("running_var")]
+        return found | ({LOWEST_VARIANCE: min(variances)} if variances else {})
 
     def grid(self, executor: Executor, *, scratch: Path | None = None) -> SimulationGrid:
         """Give the engine for this federation over an executor; ``scratch`` is for what clients keep past the limit."""
@@ -181,7 +188,11 @@ def build_cohort(scenario: FederatedScenario, data: FederatedData) -> cohorts.Co
     settings = scenario.participation
     choice: cohorts.Cohort
     if settings.name == "bernoulli":
-        choice = cohorts.BernoulliCohort(probability=settings.probability, seed=scenario.seed)
+        choice = cohorts.BernoulliCohort(
+            probability=settings.probability,
+            redraw=getattr(scenario.strategy, "privacy", None) is None,
+            seed=scenario.seed,
+        )
     elif settings.name == "weighted":
         choice = cohorts.WeightedCohort(
             weights=data.sizes, minimum=1, **options(settings, *_FAULTS), seed=scenario.seed
@@ -197,16 +208,16 @@ def build_cohort(scenario: FederatedScenario, data: FederatedData) -> cohorts.Co
 _FAULTS = ("availability", "dropout", "stragglers")
 
 
-_COMBINATION = ("aggregator", "step_schedule")
+_COMBINATION = ("aggregator", "step_schedule", "privacy")
 
 
 def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Network) -> Strategy:
-    """Give the server half; the cohort policy goes into ours, and a foreign strategy samples as it does."""
+    """Give the server half, with the cohort policy of the scenario in it or around it."""
     settings = scenario.strategy
     wanted = options(settings, "options", *_COMBINATION) | dict(getattr(settings, "options", None) or {})
     clients = scenario.evaluate.clients
     if settings.name not in STRATEGIES:
-        return _foreign_strategy(settings.name, wanted)
+        return _foreign_strategy(scenario, data, wanted)
     if (rule := getattr(settings, "rule", None)) is not None:
         wanted["rule"] = make_rule(**optimizer(rule))
     if issubclass(STRATEGIES[settings.name], MimeLite):
@@ -215,6 +226,13 @@ def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Ne
         wanted["aggregator"] = AGGREGATORS[aggregator.name](**options(aggregator))
     if (schedule := getattr(settings, "step_schedule", None)) is not None:
         wanted["step_schedule"] = _factor(schedule)
+    if (privacy := getattr(settings, "privacy", None)) is not None:
+        if network.buffers and scenario.client.batch_norm != "freeze":
+            raise UserError(
+                f"strategy.privacy: the statistics of batch norm in '{scenario.model.name}' are not covered; take a "
+                "model without, or client.batch_norm: freeze"
+            )
+        wanted["privacy"] = Privacy(**options(privacy))
     return STRATEGIES[settings.name](
         **wanted,
         seed=scenario.seed,
@@ -227,19 +245,36 @@ def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Ne
     )
 
 
-def _foreign_strategy(name: str, wanted: Mapping[str, Any]) -> Strategy:
+_FEWEST = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
+
+
+def _foreign_strategy(scenario: FederatedScenario, data: FederatedData, wanted: Mapping[str, Any]) -> Strategy:
+    """Give a strategy of the user's own or of Flower's, over the cohorts of the scenario.
+
+    Raises:
+        UserError: it cannot be imported or made, or it is no strategy.
+    """
     import importlib
 
+    name = scenario.strategy.name
     module, _, attribute = name.partition(":")
     try:
-        made: object = getattr(importlib.import_module(module), attribute)(**wanted)
+        make = getattr(importlib.import_module(module), attribute)
+        known = inspect.signature(make).parameters
+        made: object = make(**{**{few: 1 for few in _FEWEST if few in known}, **wanted})
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"strategy.name: '{name}' cannot be made: {error}") from error
     if not isinstance(made, Strategy):
         raise UserError(
             f"strategy.name: '{name}' gives a {type(made).__name__}, not a flwr.serverapp.strategy.Strategy"
         )
-    return made
+    cohort = build_cohort(scenario, data)
+    if isinstance(made, FedAvg):
+        made.cohort = made.cohort or cohort
+        return made
+    share = scenario.evaluate.clients
+    judges = cohorts.UniformCohort(fraction=share, seed=scenario.seed, stream="evaluate-cohort") if share else None
+    return Foreign(made, train=cohort, evaluate=judges, seed=scenario.seed)
 
 
 def build_faults(scenario: FederatedScenario) -> Faults:
@@ -316,15 +351,16 @@ def build(
     spec = build_spec(scenario, data, choose_device(scenario))
     network = Network(spec.model, spec.device)
     choose(network.module, spec.vectorize, spec.device)
+    strategy = build_strategy(scenario, data, network)
+    spec = with_client_half(spec, scenario, strategy)
     for path, asked in (
+        ("strategy.name", getattr(strategy, "client_batch_norm", None) is not None),
         ("client.batch_norm", spec.batch_norm != "average"),
         ("client.probes: batch_norm", "batch_norm" in spec.measure.probes),
         ("evaluate.recalibrate", scenario.evaluate.recalibrate > 0),
     ):
         if asked and not batch_norms(network.module):
             raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
-    strategy = build_strategy(scenario, data, network)
-    spec = with_client_half(spec, scenario, strategy)
     return Federation(scenario, data, checksum, spec, network, strategy, build_faults(scenario))
 
 
@@ -334,6 +370,8 @@ def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: St
     Raises:
         UserError: the clients' rule does not suit it.
     """
+    if isinstance(strategy, FedAvg) and strategy.client_batch_norm is not None:
+        spec = replace(spec, batch_norm=strategy.client_batch_norm)
     if (named := scenario.client.method) is not None:
         method, wanted = str(named.name), options(named)
     elif isinstance(strategy, FedAvg):

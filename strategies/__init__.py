@@ -15,6 +15,7 @@ from fedmomentum.strategies.domo import DOMO
 from fedmomentum.strategies.fedadc import FedADC
 from fedmomentum.strategies.fedavg import FedAvg
 from fedmomentum.strategies.fedavgm import FedAvgM
+from fedmomentum.strategies.fedbn import FedBN
 from fedmomentum.strategies.fedcm import FedCM
 from fedmomentum.strategies.feddyn import FedDyn
 from fedmomentum.strategies.fedexp import FedExP
@@ -23,7 +24,9 @@ from fedmomentum.strategies.fednag import FedNAG
 from fedmomentum.strategies.fednova import FedNova
 from fedmomentum.strategies.fedopt import FedOpt, ServerOptimizer
 from fedmomentum.strategies.fedprox import FedProx
+from fedmomentum.strategies.foreign import Foreign
 from fedmomentum.strategies.mime import Mime, MimeLite
+from fedmomentum.strategies.privacy import Privacy
 from fedmomentum.strategies.registry import STRATEGIES, make_strategy
 from fedmomentum.strategies.scaffold import Scaffold
 from fedmomentum.strategies.slowmo import SlowMo
@@ -40,6 +43,7 @@ __all__ = [
     "FedAdamW",
     "FedAvg",
     "FedAvgM",
+    "FedBN",
     "FedCM",
     "FedDyn",
     "FedExP",
@@ -49,8 +53,10 @@ __all__ = [
     "FedOpt",
     "FedProx",
     "FedYogi",
+    "Foreign",
     "Mime",
     "MimeLite",
+    "Privacy",
     "Scaffold",
     "ServerOptimizer",
     "SlowMo",

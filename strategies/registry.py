@@ -13,6 +13,7 @@ from fedmomentum.strategies.domo import DOMO
 from fedmomentum.strategies.fedadc import FedADC
 from fedmomentum.strategies.fedavg import FedAvg
 from fedmomentum.strategies.fedavgm import FedAvgM
+from fedmomentum.strategies.fedbn import FedBN
 from fedmomentum.strategies.fedcm import FedCM
 from fedmomentum.strategies.feddyn import FedDyn
 from fedmomentum.strategies.fedexp import FedExP
@@ -30,7 +31,7 @@ STRATEGIES: dict[str, type[FedAvg]] = {
     for cls in (
         *(FedAvg, FedAvgM, FedAdagrad, FedAdam, FedAdamW, FedYogi, FedOpt),
         *(FedProx, SlowMo, FedGM, FedExP, Scaffold, FedCM, MimeLite, Mime),
-        *(FedDyn, FedNova, FedADC, FedNAG, DOMO),
+        *(FedDyn, FedNova, FedADC, FedNAG, DOMO, FedBN),
     )
 }
 """Lowercase name -> class."""

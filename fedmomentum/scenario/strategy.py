@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 from fedmomentum.scenario.algorithms import (
     DOMO,
     FedADC,
+    FedBN,
     FedCM,
     FedDyn,
     FedExP,
@@ -52,6 +53,7 @@ Strategy: TypeAlias = Annotated[
     | Mime
     | FedNova
     | FedNAG
+    | FedBN
     | CustomStrategy,
     ByName(),
 ]

@@ -12,6 +12,7 @@ from flwr.app import ArrayRecord
 from flwr.serverapp import strategy as stock
 
 from fedmomentum import strategies as ours
+from fedmomentum.clients import fold
 from fedmomentum.clients.app import client_app
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.worker import Worker
@@ -76,6 +77,37 @@ class Shuffled(InlineExecutor):
                 self._worker = self._fresh()
             found[position] = self._worker.run(tasks[position], payload)
         return [found[position] for position in range(len(tasks))]
+
+
+class Crowd(InlineExecutor):
+    """Says that it has so many workers."""
+
+    def __init__(self, workers, *arguments):
+        super().__init__(*arguments)
+        self.workers = workers
+
+    def facts(self):
+        return {"workers": self.workers}
+
+
+@pytest.mark.parametrize("weighting", ["examples", "uniform"])
+def test_a_large_model_is_folded_to_the_same_bits_by_any_number_of_workers(monkeypatch, weighting):
+    data, wanted = federation(), spec()
+    plain = simulate(fedavgm(weighting=weighting), data=data, wanted=wanted)
+    monkeypatch.setattr(fold, "LARGE", 0)
+    runs, moved = [], []
+    for workers in (1, 2, 3, 8):
+        executor = Crowd(workers, partial(Worker, wanted), data)
+        grid = SimulationGrid(executor, wanted, data.sizes)
+        runs.append(run_rounds(fedavgm(weighting=weighting), grid, start(wanted), 3))
+        size = sum(a.nbytes for a in to_arrays(start(wanted)).values())
+        moved.append((grid.report.broadcast_bytes + grid.report.gathered_bytes) / size)
+        executor.close()
+    assert moved[:2] == [2, 3]  # one broadcast, and one answer a worker
+    for run in runs[1:]:
+        same(run, runs[0])
+    close(runs[0], plain)
+    assert runs[0].rows[-1]["replies"] == len(SIZES)
 
 
 def test_arrival_order_and_retries_do_not_change_a_bit():
