@@ -3,9 +3,9 @@
 
 python deploy/credentials.py FOLDER --host fl.example.org --host 192.0.2.7 --node hospital-a --node hospital-b
 
-Run it once on the machine of the SuperLink. Give each node its own key and ca.crt, nothing else, over a channel that you
-trust; better still, a node makes its key itself (``--node`` without ``--host`` makes no CA) and sends only the ``.pub``.
-Keep ca.key off every machine that is connected. Keys that are there are never overwritten.
+Run it once on the machine of the SuperLink. Give each node its own key and ca.crt, nothing else, over a channel that
+you trust; better still, a node makes its key itself (``--node`` without ``--host`` makes no CA) and sends only the
+``.pub``. Keep ca.key off every machine that is connected. Keys that are there are never overwritten.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main() -> int:
     """Write the files that are asked for; give the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where to write; is made, for its owner alone")
-    parser.add_argument("--host", action="append", default=[], help="name or address of the SuperLink, as nodes know it")
+    parser.add_argument("--host", action="append", default=[], help="name or address of the SuperLink for nodes")
     parser.add_argument("--node", action="append", default=[], help="name of a node that is to have a key")
     parser.add_argument("--days", type=int, default=365, help="for which the certificate holds (default: 365)")
     args = parser.parse_args()
