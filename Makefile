@@ -4,6 +4,7 @@ VENV     ?= .venv
 SCENARIO ?= scenarios/quickstart.yaml
 ARGS     ?=
 EXTRA    ?= dev
+WORKERS  ?= auto
 
 # Absolute, because `check` works from another folder.
 BIN := $(abspath $(VENV))/bin
@@ -14,13 +15,14 @@ BIN := $(abspath $(VENV))/bin
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: SCENARIO=file.yaml and ARGS='--set ...' for run, ARGS='-k name' for test, PYTHON=, VENV=, EXTRA=ci for all that a test can use"
+	@echo "Variables: SCENARIO=file.yaml and ARGS='--set ...' for run; ARGS='-k name', WORKERS=0 (no parallel processes) and EXTRA=ci"
+	@echo "  (whatever a test can use) for test; PYTHON=, VENV="
 
 run: $(VENV)/.installed ## Set up, then run a scenario (the quickstart unless SCENARIO= names another)
 	$(BIN)/fedmomentum run $(SCENARIO) $(ARGS)
 
 test: $(VENV)/.installed-dev ## Set up, then run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: lint types layers ## Lint, formatting, types and the layers of the architecture
 

@@ -1,10 +1,24 @@
-"""Run every benchmark: ``python -m benchmarks`` or ``make bench``."""
+"""Run every benchmark, or one by name: ``python -m benchmarks [engine | scale] ...`` or ``make bench``."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 
-from benchmarks import engine
+NAMES = ("engine", "scale")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the benchmark that the first argument names with the rest of them, or all in turn."""
+    if arguments and arguments[0] in NAMES:
+        return int(importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:]))
+    if arguments and not arguments[0].startswith("-"):
+        print(f"no benchmark '{arguments[0]}'; there are {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    if arguments:  # flags alone are those of the engine benchmark
+        return int(importlib.import_module("benchmarks.engine").main(arguments))
+    return max(int(importlib.import_module(f"benchmarks.{name}").main([])) for name in NAMES)
+
 
 if __name__ == "__main__":
-    sys.exit(engine.main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

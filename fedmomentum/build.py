@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from fedmomentum.simulation import flower
 from fedmomentum.simulation.executor import Executor, InlineExecutor
 from fedmomentum.simulation.faults import Faults, Stragglers
 from fedmomentum.simulation.grid import SimulationGrid
+from fedmomentum.simulation.memory import ClientMemory
 from fedmomentum.strategies import STRATEGIES, FedAvg, MimeLite
 from fedmomentum.strategies import cohort as cohorts
 from fedmomentum.strategies.robust import AGGREGATORS
@@ -71,9 +73,9 @@ class Federation:
         x, y = torch.from_numpy(self.data.test_x), torch.from_numpy(self.data.test_y)
         return evaluate(self.network, x.to(self.spec.device), y.to(self.spec.device), batch_size=settings.batch_size)
 
-    def grid(self, executor: Executor) -> SimulationGrid:
-        """Give the engine for this federation over an executor."""
-        size = self.scenario.engine.block_size
+    def grid(self, executor: Executor, *, scratch: Path | None = None) -> SimulationGrid:
+        """Give the engine for this federation over an executor; ``scratch`` is for what clients keep past the limit."""
+        size, limit = self.scenario.engine.block_size, self.scenario.engine.client_memory
         return SimulationGrid(
             executor,
             self.spec,
@@ -81,6 +83,7 @@ class Federation:
             block_size=None if size == "auto" else size,
             stacked=choose(self.network.module, self.spec.vectorize, self.spec.device)[0],
             faults=self.faults,
+            memory=ClientMemory(None if limit is None else int(limit * 2**20), scratch),
         )
 
     def facts(self) -> dict[str, object]:
@@ -186,8 +189,9 @@ def build_cohort(scenario: FederatedScenario, data: FederatedData) -> cohorts.Co
     if settings.name == "bernoulli":
         choice = cohorts.BernoulliCohort(probability=settings.probability, seed=scenario.seed)
     elif settings.name == "weighted":
-        weights = {client: float(size) for client, size in enumerate(data.sizes)}
-        choice = cohorts.WeightedCohort(weights=weights, minimum=1, **options(settings, *_FAULTS), seed=scenario.seed)
+        choice = cohorts.WeightedCohort(
+            weights=data.sizes, minimum=1, **options(settings, *_FAULTS), seed=scenario.seed
+        )
     else:
         choice = cohorts.UniformCohort(**options(settings, *_FAULTS), minimum=1, seed=scenario.seed)
     if (day := settings.availability) is not None:
@@ -266,7 +270,6 @@ def read_trace(path: str) -> dict[int, frozenset[int]]:
         UserError: the file or a line of it is not as it should be; the message names file and line.
     """
     import csv
-    from pathlib import Path
 
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()

@@ -201,7 +201,7 @@ class Running:
             if start.round >= rounds:
                 return
         executor = self._workers(arm, federation)
-        grid = federation.grid(executor)
+        grid = federation.grid(executor, scratch=folder.path)
         arrays = federation.initial_arrays()
         if start is not None:
             arrays = start.restore(federation.strategy, grid)

@@ -1,18 +1,21 @@
 """Who takes part in a round: samplers that depend on a seed, a round and the set of nodes, and on nothing else.
 
 A cohort is a frozen object with one method, ``choose(server_round, node_ids)``. The order in which node ids arrive
-never matters: they are sorted first. Where the engine gives clients the same ids in each run, the same seed therefore
+never matters: they are sorted first (a range is in order already, and stays a range: no list of a million registered
+clients is ever made). Where the engine gives clients the same ids in each run, the same seed therefore
 gives the same cohorts; a deployed SuperLink draws new ids for anonymous nodes, and only their rank is reproducible.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from functools import lru_cache
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedmomentum import streams
 
@@ -54,10 +57,10 @@ class UniformCohort:
 
     def choose(self, server_round: int, node_ids: Sequence[int]) -> list[int]:
         """Give the nodes of a round, sorted."""
-        nodes = sorted(node_ids)
+        nodes = in_order(node_ids)
         size = min(len(nodes), _size(len(nodes), self.fraction, self.count, self.minimum))
         rng = streams.stream(self.seed, self.stream, round=server_round)
-        return sorted(nodes[i] for i in rng.choice(len(nodes), size, replace=False)) if size else []
+        return sorted(int(nodes[i]) for i in rng.choice(len(nodes), size, replace=False)) if size else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +91,15 @@ class BernoulliCohort:
 
     def choose(self, server_round: int, node_ids: Sequence[int]) -> list[int]:
         """Give the nodes of a round, sorted; never none of several."""
-        nodes = sorted(node_ids)
-        if self.probability == 1.0 or not nodes:
-            return nodes
+        nodes = in_order(node_ids)
+        if self.probability == 1.0 or not len(nodes):
+            return [int(node) for node in nodes]
         rng = streams.stream(self.seed, self.stream, round=server_round)
         stay_out = math.log1p(-self.probability)
         some = -math.expm1(len(nodes) * stay_out)
         first = min(int(math.log1p(-rng.random() * some) / stay_out), len(nodes) - 1)
         later = np.flatnonzero(rng.random(len(nodes) - first - 1) < self.probability)
-        return [nodes[first], *(nodes[first + 1 + i] for i in later)]
+        return [int(nodes[first]), *(int(nodes[first + 1 + i]) for i in later.tolist())]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,8 @@ class WeightedCohort:
     2006, doi:10.1016/j.ipl.2005.11.003). A node of weight 0 is never chosen, so a cohort can be smaller than asked.
 
     Args:
-        weights: node -> weight, finite and at least 0, such as its number of examples.
+        weights: node -> weight, finite and at least 0, such as its number of examples; or an array ``[N]`` of
+            the weights of the nodes 0 .. N - 1, which a million of them want.
         fraction: share of the nodes, in [0, 1]; give this or ``count``.
         count: nodes a round, at least 0.
         minimum: nodes a round at the least, where ``fraction`` gives fewer.
@@ -119,7 +123,7 @@ class WeightedCohort:
         ValueError: a weight is negative or not finite, or the size is not given exactly once and in range.
     """
 
-    weights: Mapping[int, float]
+    weights: Mapping[int, float] | NDArray[Any]
     fraction: float | None = None
     count: int | None = None
     minimum: int = 1
@@ -130,10 +134,13 @@ class WeightedCohort:
     def __post_init__(self) -> None:
         """Check weights and size."""
         _check_size(self.fraction, self.count)
-        named = {f"node {node}": weight for node, weight in self.weights.items()}
-        for who, weight in (named if self.default is None else {**named, "default": self.default}).items():
-            if not 0.0 <= weight < math.inf:
-                raise ValueError(f"{who}: a weight must be finite and at least 0, not {weight}")
+        given = np.asarray(list(self.weights.values()) if isinstance(self.weights, Mapping) else self.weights, float)
+        bad = np.flatnonzero(~((given >= 0.0) & (given < math.inf)))
+        if len(bad):
+            node = list(self.weights)[bad[0]] if isinstance(self.weights, Mapping) else bad[0]
+            raise ValueError(f"node {node}: a weight must be finite and at least 0, not {given[bad[0]]}")
+        if self.default is not None and not 0.0 <= self.default < math.inf:
+            raise ValueError(f"default: a weight must be finite and at least 0, not {self.default}")
 
     def choose(self, server_round: int, node_ids: Sequence[int]) -> list[int]:
         """Give the nodes of a round, sorted.
@@ -141,19 +148,28 @@ class WeightedCohort:
         Raises:
             KeyError: a node has no weight and there is no ``default``.
         """
-        nodes = sorted(node_ids)
-        weights = np.array([self._weight(node) for node in nodes])
+        nodes = in_order(node_ids)
+        weights = self._weights(nodes)
         size = _size(len(nodes), self.fraction, self.count, self.minimum)
         clocks = streams.stream(self.seed, self.stream, round=server_round).exponential(size=len(nodes))
         with np.errstate(divide="ignore"):
-            order = np.argsort(clocks / weights, kind="stable")
-        return sorted(nodes[i] for i in order[: min(size, int(np.count_nonzero(weights)))])
+            times = clocks / weights
+        return [int(nodes[i]) for i in _earliest(times, min(size, int(np.count_nonzero(weights))))]
 
-    def _weight(self, node: int) -> float:
-        weight = self.weights.get(node, self.default)
+    def _weights(self, nodes: Sequence[int]) -> NDArray[np.float64]:
+        """Give the weight of each of these nodes."""
+        if isinstance(self.weights, Mapping):
+            return np.array([self._weight(self.weights.get(int(node)), node) for node in nodes], np.float64)
+        ids, known = np.asarray(nodes, np.int64), len(self.weights)
+        if not len(ids) or 0 <= ids[0] <= ids[-1] < known:
+            return np.asarray(self.weights, np.float64)[ids]
+        return np.array([self._weight(self.weights[n] if 0 <= n < known else None, n) for n in ids], np.float64)
+
+    def _weight(self, found: float | None, node: int) -> float:
+        weight = self.default if found is None else found
         if weight is None:
             raise KeyError(f"node {node} has no weight; name it in weights or give a default")
-        return weight
+        return float(weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +209,7 @@ class CyclicCohort:
 
     def phase(self, node: int) -> int:
         """Give the round of the day, counted from 0, at which a node wakes."""
-        number = streams.key(self.seed, "phase", client=node)
-        return number % self.period if self.groups is None else number % self.groups * self.period // self.groups
+        return _phase(self.seed, self.period, self.groups, node)
 
     def awake(self, server_round: int, node: int) -> bool:
         """Say whether a node is available in a round (counted from 1)."""
@@ -203,8 +218,48 @@ class CyclicCohort:
 
     def choose(self, server_round: int, node_ids: Sequence[int]) -> list[int]:
         """Give the nodes of a round."""
-        nodes = [node for node in sorted(node_ids) if self.awake(server_round, node)]
-        return self.inner.choose(server_round, nodes) if nodes else []
+        nodes = in_order(node_ids)
+        if not isinstance(nodes, range):
+            awake = [int(node) for node in nodes if self.awake(server_round, int(node))]
+            return self.inner.choose(server_round, awake) if awake else []
+        length = max(1, round(self.window * self.period))
+        phases = _phases(self.seed, self.period, self.groups, nodes)
+        there = np.flatnonzero((server_round - 1 - phases) % self.period < length) * nodes.step + nodes.start
+        if not len(there):
+            return []
+        ours = isinstance(self.inner, UniformCohort | BernoulliCohort | WeightedCohort)
+        return self.inner.choose(server_round, cast(Sequence[int], there) if ours else there.tolist())
+
+
+def _phase(seed: int, period: int, groups: int | None, node: int) -> int:
+    number = streams.key(seed, "phase", client=node)
+    return number % period if groups is None else number % groups * period // groups
+
+
+@lru_cache(maxsize=4)
+def _phases(seed: int, period: int, groups: int | None, nodes: range) -> NDArray[np.int64]:
+    """Give the phases of a range of nodes: they never change, and a million of them take seconds to find."""
+    return np.fromiter((_phase(seed, period, groups, node) for node in nodes), np.int64, len(nodes))
+
+
+def in_order(node_ids: Iterable[int]) -> Sequence[int]:
+    """Give node ids in rising order; a range that rises is as it is, and an array stays one."""
+    if isinstance(node_ids, range) and node_ids.step > 0:
+        return node_ids
+    # an array has all that is asked of a sequence here: a length, and places
+    return cast(Sequence[int], np.sort(node_ids)) if isinstance(node_ids, np.ndarray) else sorted(node_ids)
+
+
+def _earliest(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Give the places of the ``count`` smallest times in rising order of place; among equals the first ones win."""
+    if count <= 0:
+        return np.empty(0, np.int64)
+    if count >= len(times):
+        return np.arange(len(times))
+    last = np.partition(times, count - 1)[count - 1]
+    before = np.flatnonzero(times < last)
+    equal = np.flatnonzero(times == last)[: count - len(before)]
+    return np.sort(np.concatenate([before, equal]))
 
 
 def _check_size(fraction: float | None, count: int | None) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Container, Sequence
 from logging import INFO, WARNING
 
 from flwr.serverapp import Grid
 from flwr.supercore import log
 
-from fedmomentum.strategies.cohort import Cohort
+from fedmomentum.strategies.cohort import Cohort, in_order
 
 
-def wait_for_nodes(grid: Grid, needed: int, timeout: float, *, poll: float = 1.0) -> list[int]:
+def wait_for_nodes(grid: Grid, needed: int, timeout: float, *, poll: float = 1.0) -> Sequence[int]:
     """Give the connected nodes, sorted, as soon as there are enough of them.
+
+    A grid that numbers its nodes in a range is taken at its word: a million registered clients are never a list.
 
     Args:
         grid: where nodes connect.
@@ -25,7 +28,7 @@ def wait_for_nodes(grid: Grid, needed: int, timeout: float, *, poll: float = 1.0
     """
     deadline = time.monotonic() + timeout
     waiting = False
-    while len(nodes := sorted(grid.get_node_ids())) < needed:
+    while len(nodes := in_order(grid.get_node_ids())) < needed:
         left = deadline - time.monotonic()
         if left <= 0.0:
             raise TimeoutError(
@@ -39,14 +42,15 @@ def wait_for_nodes(grid: Grid, needed: int, timeout: float, *, poll: float = 1.0
     return nodes
 
 
-def choose(cohort: Cohort, server_round: int, nodes: list[int]) -> list[int]:
+def choose(cohort: Cohort, server_round: int, nodes: Sequence[int]) -> list[int]:
     """Ask a cohort for the nodes of a round and hold it to its contract.
 
     Raises:
         ValueError: it chose a node that is not connected, or one twice.
     """
     chosen = [int(node) for node in cohort.choose(server_round, nodes)]
-    strangers = set(chosen).difference(nodes)
+    known: Container[int] = nodes if isinstance(nodes, range) else set(nodes)
+    strangers = [node for node in chosen if node not in known]
     if strangers:
         raise ValueError(f"round {server_round}: the cohort chose node {min(strangers)}, which is not connected")
     if len(set(chosen)) < len(chosen):

@@ -25,20 +25,32 @@ class ArmProgress:
     failures: int = 0
     seconds: float = 0.0
     """Wall-clock time since the arm's start, without rounds that an earlier process did."""
+    warm: tuple[int, int, float] = (0, 0, 0.0)
+    """Rounds, replies and seconds up to the end of the first round here, in which workers start."""
     latest: dict[str, float] = field(default_factory=dict)
     """The last value of every metric."""
     accuracies: list[float] = field(default_factory=list)
 
     @property
+    def pace(self) -> tuple[int, int, float]:
+        """Rounds, replies and seconds to judge the speed by: all here but the first round, once there is a second."""
+        rounds, replies, seconds = self.warm
+        here = self.done - self.first + 1
+        if here > rounds:
+            return here - rounds, self.replies - replies, self.seconds - seconds
+        return here, self.replies, self.seconds
+
+    @property
     def rate(self) -> float | None:
         """Client updates a second."""
-        return self.replies / self.seconds if self.replies and self.seconds > 0 else None
+        _, replies, seconds = self.pace
+        return replies / seconds if replies and seconds > 0 else None
 
     @property
     def remaining(self) -> float | None:
-        """Seconds to the end at the mean pace so far."""
-        here = self.done - self.first + 1
-        return (self.rounds - self.done) * self.seconds / here if here > 0 else None
+        """Seconds to the end at that pace."""
+        rounds, _, seconds = self.pace
+        return (self.rounds - self.done) * seconds / rounds if rounds > 0 else None
 
 
 class Progress:
@@ -66,6 +78,8 @@ class Progress:
         arm.seconds = self._clock() - self._began
         arm.replies += int(event.metrics.get("replies", 0))
         arm.failures += int(event.metrics.get("failures", 0))
+        if arm.done == arm.first:
+            arm.warm = (1, arm.replies, arm.seconds)
         arm.latest.update(event.metrics)
         if "accuracy" in event.metrics:
             arm.accuracies.append(event.metrics["accuracy"])

@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike
 from fedmomentum.data.partition import IntArray, Partition
 from fedmomentum.errors import UserError
 
+_CLIENTS_AT_A_TIME = 1 << 14
+"""Clients looked at together: what is needed on the way stays small beside the counts of a million clients."""
+
 
 @dataclass(frozen=True, eq=False)
 class PartitionSummary:
@@ -73,21 +76,25 @@ def summarise(labels: ArrayLike, partition: Partition, classes: int) -> Partitio
     Raises:
         UserError: a label is out of range, or every client is empty.
     """
-    y = np.asarray(labels)[partition.order].astype(np.int64, copy=False)
-    if y.size == 0:
+    y, order, offsets = np.asarray(labels), partition.order, partition.offsets
+    if len(order) == 0 or y[:1].size == 0:
         raise UserError("the partition deals out no examples; there is nothing to summarise")
-    if y.min() < 0 or y.max() >= classes:
-        raise UserError(f"labels from {y.min()} to {y.max()} do not lie in 0 .. {classes - 1}")
-    owners = partition.owners().astype(np.int64).reshape(-1, *[1] * (y.ndim - 1))
-    flat = np.bincount((owners * classes + y).reshape(-1), minlength=len(partition) * classes)
-    counts = flat.reshape(len(partition), classes)
-    held = counts.sum(axis=1)
-    q = counts / np.maximum(held, 1)[:, None]
-    p = counts.sum(axis=0) / held.sum()
-    distance = 0.5 * np.abs(q - p).sum(axis=1)
-    entropy = -(q * np.log(np.where(q > 0, q, 1.0))).sum(axis=1)
-    return PartitionSummary(
-        counts.astype(np.int32),
-        float(distance[held > 0].mean()),
-        np.where(held > 0, np.exp(entropy), np.nan),
-    )
+    counts = np.zeros((len(partition), classes), np.int32)
+    for first in range(0, len(partition), _CLIENTS_AT_A_TIME):
+        last = min(first + _CLIENTS_AT_A_TIME, len(partition))
+        held = y[order[offsets[first] : offsets[last]]].astype(np.int64, copy=False)
+        if held.size and (held.min() < 0 or held.max() >= classes):
+            raise UserError(f"labels from {held.min()} to {held.max()} do not lie in 0 .. {classes - 1}")
+        owners = np.repeat(np.arange(last - first), np.diff(offsets[first : last + 1])).reshape(-1, *[1] * (y.ndim - 1))
+        flat = np.bincount((owners * classes + held).reshape(-1), minlength=(last - first) * classes)
+        counts[first:last] = flat.reshape(-1, classes)
+    p = counts.sum(axis=0) / counts.sum()
+    distance, effective = np.zeros(len(partition)), np.full(len(partition), np.nan)
+    for first in range(0, len(partition), _CLIENTS_AT_A_TIME):
+        part = slice(first, first + _CLIENTS_AT_A_TIME)
+        held = counts[part].sum(axis=1)
+        q = counts[part] / np.maximum(held, 1)[:, None]
+        distance[part] = 0.5 * np.abs(q - p).sum(axis=1)
+        entropy = -(q * np.log(np.where(q > 0, q, 1.0))).sum(axis=1)
+        effective[part] = np.where(held > 0, np.exp(entropy), np.nan)
+    return PartitionSummary(counts, float(distance[~np.isnan(effective)].mean()), effective)

@@ -117,8 +117,8 @@ def _summary(table: Counts, names: Sequence[str], question: str) -> Figure:
     from matplotlib.ticker import PercentFormatter
 
     sizes = table.sum(1)
-    share = table / np.maximum(sizes, 1)[:, None]
-    order = np.lexsort((-share.max(1), share.argmax(1)))
+    held = np.maximum(sizes, 1)
+    order = np.lexsort((-table.max(1) / held, table.argmax(1)))
     bins = np.array_split(order, min(BINS, len(table)))
     edges = np.concatenate([[0], np.cumsum([len(b) for b in bins])])
 
@@ -132,7 +132,7 @@ def _summary(table: Counts, names: Sequence[str], question: str) -> Figure:
     top.grid(axis="y")
     head(top, question, f"{_facts(table)}\nsizes: median (line), 5th to 95th percentile (band)")
 
-    heat = np.array([share[b].mean(0) for b in bins]).T
+    heat = np.array([(table[b] / held[b, None]).mean(0) for b in bins]).T
     rows = np.arange(len(names) + 1) - 0.5
     mesh = bottom.pcolormesh(
         edges, rows, heat, cmap="viridis", vmin=0, vmax=max(float(heat.max()), 0.01), rasterized=True

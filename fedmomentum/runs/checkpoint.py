@@ -3,7 +3,7 @@
 ```
 checkpoints/round-000010/
     state.json          structure, numbers, and the checksum of the tensors
-    tensors.safetensors every tensor, numbered
+    tensors.safetensors every tensor, numbered; from ``SHARD`` bytes on the next ones go to tensors-1.safetensors, ...
 ```
 """
 
@@ -22,6 +22,8 @@ from fedmomentum.errors import UserError
 from fedmomentum.runs.atomic import sync, writing
 
 CHECKPOINTS, STATE, TENSORS = "checkpoints", "state.json", "tensors.safetensors"
+SHARD = 1 << 30
+"""Bytes of tensors that are gathered before they are written: what clients kept can be larger than the memory."""
 FORMAT = 1
 """Raised when a checkpoint of an older version can no longer be read."""
 
@@ -44,23 +46,22 @@ def save_checkpoint(run: Path, round: int, state: Mapping[str, Any], *, keep: in
         TypeError: the state holds something that cannot be written, so nothing is.
         NotWrittenError: the disk is full or may not be written to; the last checkpoint stays.
     """
-    from safetensors.torch import save_file
-
     parent = run / CHECKPOINTS
     with writing(parent):
         parent.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Any] = {}
-    structure = _encode(state, tensors, "state")
     place, temporary = parent / f"round-{round:06d}", parent / f".tmp-{secrets.token_hex(4)}"
     with writing(place):
         try:
             temporary.mkdir()
-            save_file(tensors, temporary / TENSORS)
-            checksum = hashlib.sha256((temporary / TENSORS).read_bytes()).hexdigest()
+            tensors = _Shards(temporary)
+            structure = _encode(state, tensors, "state")
+            checksum, *more = tensors.close()
             record = {"format": FORMAT, "round": round, "tensors_sha256": checksum, "state": structure}
+            if more:
+                record["more_tensors_sha256"] = more
             text = json.dumps(record | {"state_sha256": _digest(structure)})
             (temporary / STATE).write_text(text, encoding="utf-8")
-            for path in (temporary / TENSORS, temporary / STATE, temporary):
+            for path in (temporary / STATE, temporary):
                 sync(path)
             if place.exists():  # a round that is done again after a resume
                 shutil.rmtree(place)
@@ -108,36 +109,88 @@ def _read(place: Path) -> dict[str, Any]:
 
     try:
         record = json.loads((place / STATE).read_text(encoding="utf-8"))
-        data = (place / TENSORS).read_bytes()
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{place}: not a whole checkpoint ({error})") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise UserError(f"{place}: a checkpoint of another version of fedmomentum; this one reads format {FORMAT}")
     if record.get("state_sha256") != _digest(record.get("state")):
         raise UserError(f"{place}: {STATE} is damaged (it does not have the checksum that it names)")
-    if record.get("tensors_sha256") != hashlib.sha256(data).hexdigest():
-        raise UserError(f"{place}: {TENSORS} is damaged (its checksum is not the one in {STATE})")
-    try:
-        tensors = load_file(place / TENSORS)
-    except SafetensorError as error:
-        raise UserError(f"{place}: {TENSORS} is damaged: {error}") from error
+    tensors: dict[str, Any] = {}
+    for number, wanted in enumerate([record.get("tensors_sha256"), *record.get("more_tensors_sha256", [])]):
+        file = place / _shard(number)
+        try:
+            found = _checksum(file)
+        except OSError as error:
+            raise UserError(f"{place}: not a whole checkpoint ({error})") from error
+        if found != wanted:
+            raise UserError(f"{place}: {file.name} is damaged (its checksum is not the one in {STATE})")
+        try:
+            tensors |= load_file(file)  # mapped into memory: pages come when they are read, and can go again
+        except SafetensorError as error:
+            raise UserError(f"{place}: {file.name} is damaged: {error}") from error
     state = _decode(record["state"], tensors)
     assert isinstance(state, dict)
     return state
+
+
+class _Shards:
+    """Writes tensors to files as they come, so that no more than a shard of them is in memory at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count, self._bytes = folder, 0, 0
+        self._waiting: dict[str, Any] = {}
+        self._storages: set[int] = set()
+        self._checksums: list[str] = []
+
+    def add(self, tensor: Any) -> str:
+        """Take a tensor and give the name under which it is kept."""
+        own = tensor.detach().cpu().contiguous()
+        storage = own.untyped_storage()
+        if storage.nbytes() != own.numel() * own.element_size() or storage.data_ptr() in self._storages:
+            own = own.clone()  # the format knows no views, and no two names for one memory
+        self._storages.add(own.untyped_storage().data_ptr())
+        name, self._count = f"t{self._count}", self._count + 1
+        self._waiting[name] = own
+        self._bytes += own.numel() * own.element_size()
+        if self._bytes >= SHARD:
+            self._write()
+        return name
+
+    def close(self) -> list[str]:
+        """Write what is left; give the checksums of all shards, at least one."""
+        if self._waiting or not self._checksums:
+            self._write()
+        return self._checksums
+
+    def _write(self) -> None:
+        from safetensors.torch import save_file
+
+        file = self._folder / _shard(len(self._checksums))
+        save_file(self._waiting, file)
+        sync(file)
+        self._checksums.append(_checksum(file))
+        self._waiting, self._storages, self._bytes = {}, set(), 0
+
+
+def _shard(number: int) -> str:
+    return TENSORS if number == 0 else TENSORS.replace(".", f"-{number}.")
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest(structure: Any) -> str:
     return hashlib.sha256(json.dumps(structure, sort_keys=True).encode()).hexdigest()
 
 
-def _encode(value: Any, tensors: dict[str, Any], path: str) -> Any:
+def _encode(value: Any, tensors: _Shards, path: str) -> Any:
     """Give a value as JSON, its tensors put aside under numbers."""
     if value is None or isinstance(value, str | bool | int | float):
         return {"float": value.hex()} if isinstance(value, float) else value
     if hasattr(value, "detach"):
-        name = f"t{len(tensors)}"
-        tensors[name] = value.detach().cpu().contiguous().clone()
-        return {"tensor": name}
+        return {"tensor": tensors.add(value)}
     if isinstance(value, Mapping):
         bad = [key for key in value if not isinstance(key, str | int) or isinstance(key, bool)]
         if bad:

@@ -27,6 +27,11 @@ class Engine(Block):
         description="train the clients of a block stacked, one after another, or as a fixed rule chooses",
     )
     block_size: Count | Auto = Field(default="auto", description="clients that a worker takes at a time")
+    client_memory: NonNegative | None = Field(
+        default=4096.0,
+        description="MiB of what clients keep between rounds (control variates, velocities, their own batch norm) that "
+        "stay in memory; the rest lies in a file in the run folder; null: no limit",
+    )
     threads: Count = Field(
         default=1, description="torch threads of a worker; sums depend on it, so it is part of the scenario"
     )

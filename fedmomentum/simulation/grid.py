@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -35,6 +35,7 @@ from fedmomentum.simulation import flower
 from fedmomentum.simulation.blocks import automatic_block_size, cut
 from fedmomentum.simulation.executor import Executor, Lost
 from fedmomentum.simulation.faults import Faults
+from fedmomentum.simulation.memory import ClientMemory
 from fedmomentum.trees import State
 
 _RUN_IDS = count(1)
@@ -122,6 +123,7 @@ class SimulationGrid(BaseGrid):
         block_size: clients a block; None leaves it to :func:`fedmomentum.simulation.blocks.automatic_block_size`.
         stacked: whether workers train a block's clients stacked, which makes larger blocks the better ones.
         faults: what goes wrong.
+        memory: holds what clients keep between rounds; None keeps all of it in memory.
     """
 
     def __init__(
@@ -133,22 +135,24 @@ class SimulationGrid(BaseGrid):
         block_size: int | None = None,
         stacked: bool = False,
         faults: Faults | None = None,
+        memory: ClientMemory | None = None,
     ) -> None:
         """Register one node for each entry of ``sizes``."""
         super().__init__(len(sizes))
         self.executor, self.spec, self.sizes = executor, spec, sizes
         self.block_size, self.stacked = block_size, stacked
         self.faults = faults or Faults()
-        self.memory: dict[int, State] = {}
+        self.memory = memory if memory is not None else ClientMemory()
         """What clients kept, by client."""
 
     def state_dict(self) -> dict[str, object]:
         """Give all that the engine carries from one round to the next: what clients kept."""
-        return {"memory": dict(self.memory)}
+        return {"memory": self.memory.snapshot()}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Go on from a state."""
-        self.memory = dict(state["memory"])  # type: ignore[call-overload]
+        self.memory = ClientMemory(self.memory.limit, self.memory.folder)
+        self.memory.update(cast(Mapping[int, State], state["memory"]))
 
     def _work(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
         before, self.report = self.report, RoundReport()

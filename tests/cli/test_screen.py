@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import math
 import os
 import subprocess
@@ -12,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from fedmomentum.cli.panel import LivePanel, sparkline
-from fedmomentum.cli.progress import Lines
-from fedmomentum.cli.quiet import ENVIRONMENT, hush
+from fedmomentum.cli.progress import Lines, Progress
+from fedmomentum.cli.quiet import ENVIRONMENT
 from fedmomentum.cli.summary import best_value, headline
 from fedmomentum.cli.table import table
 from fedmomentum.events import End, RoundEnd, Start
@@ -137,6 +136,17 @@ def test_lines_are_written_for_evaluations_and_the_last_round() -> None:
     ]
 
 
+def test_the_start_of_the_workers_is_not_taken_for_the_pace() -> None:
+    clock = Clock()
+    progress = Progress(clock=clock)
+    progress.start(Start("quick", 12, first_round=3))
+    for n, (seconds, rate, remaining) in enumerate([(20.0, 0.5, 180.0), (2.0, 5.0, 16.0), (3.0, 4.0, 17.5)], start=3):
+        clock.now += seconds
+        progress.round_end(RoundEnd(n, 12, {"replies": 10}))
+        [arm] = progress.arms.values()
+        assert (arm.rate, arm.remaining) == (rate, remaining)
+
+
 MANY = "m6 reached accuracy 0.600 after 1 round; m5 0.500; m4 0.400; m3 0.300; 3 more arms ("
 
 
@@ -190,31 +200,20 @@ def test_table_aligns() -> None:
     assert table(["name", "n"], [["a", "10"], ["bcdef", "2"]]) == "name    n\na      10\nbcdef   2"
 
 
-def test_hush_keeps_errors_and_what_the_user_set(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    for name in ENVIRONMENT:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
-    loggers = [logging.getLogger(name) for name in ("flwr", "ray", "ray._private.worker")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:  # as in a new process: an earlier test may have started Ray, which sets levels of its own
-        vars(logger).pop("setLevel", None)
-        logger.setLevel(logging.NOTSET)
-        monkeypatch.setattr(logger, "propagate", True)
-    try:
-        hush()
-        assert os.environ["FLWR_TELEMETRY_ENABLED"] == "1"
-        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
-        for logger in loggers[:2]:
-            logger.setLevel(logging.DEBUG)  # as both do when they are imported
-            monkeypatch.setattr(logger, "propagate", True)
-        for logger in loggers:
-            logger.warning("a warning")
-            logger.error("an error")
-        assert [record.message for record in caplog.records] == ["an error"] * 3
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            vars(logger).pop("setLevel", None)
-            logger.setLevel(level)
+def test_hush_keeps_errors_and_what_the_user_set() -> None:
+    """In a process of its own: a test that started Ray leaves Ray's handlers on these loggers."""
+    code = (
+        "import logging, os, sys; logging.basicConfig(stream=sys.stdout, format='%(name)s %(message)s')\n"
+        "from fedmomentum.cli.quiet import hush; hush()\n"
+        "print(os.environ['FLWR_TELEMETRY_ENABLED'], os.environ['RAY_USAGE_STATS_ENABLED'], flush=True)\n"
+        "for name in ('flwr', 'ray'): logging.getLogger(name).setLevel(logging.DEBUG)\n"  # as both do when imported
+        "for name in ('flwr', 'ray', 'ray._private.worker'):\n"
+        "    logging.getLogger(name).warning('a warning'); logging.getLogger(name).error('an error')"
+    )
+    environment = {key: value for key, value in os.environ.items() if key not in ENVIRONMENT}
+    environment["FLWR_TELEMETRY_ENABLED"] = "1"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines() == ["1 0", "flwr an error", "ray an error", "ray._private.worker an error"]
 
 
 def test_flower_is_silent_after_hush() -> None:

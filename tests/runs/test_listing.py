@@ -56,6 +56,7 @@ def test_a_run_under_way(store: Store) -> None:
         ("2026-01-01T00:00:00+00:00", os.getpid(), "running"),
         (None, NOBODY, "running"),
     ],
+    ids=["dead", "alive", "no time"],  # not the process id: parallel workers must see the same names
 )
 def test_a_run_that_was_killed_is_not_called_running(store: Store, updated: str | None, pid: int, status: str) -> None:
     path = store({"": [0.1]}, status="running")

@@ -9,6 +9,8 @@ import pytest
 from scipy import stats
 
 from fedmomentum.strategies import BernoulliCohort, Cohort, CyclicCohort, UniformCohort, WeightedCohort
+from fedmomentum.strategies.cohort import _earliest, in_order
+from fedmomentum.strategies.nodes import choose
 
 NODES = list(range(100, 112))
 WEIGHTS = {node: float(node - 99) for node in NODES}
@@ -33,6 +35,43 @@ def test_a_cohort_depends_on_seed_round_and_the_set_of_nodes(cohort):
         assert chosen == sorted(set(chosen))
         assert set(chosen) <= set(NODES)
         assert all(type(node) is int for node in map(int, chosen))
+
+
+ARRAY = np.random.default_rng(1).integers(0, 4, 300)
+AS_DICT = {node: float(weight) for node, weight in enumerate(ARRAY)}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda weights: UniformCohort(fraction=0.1),
+        lambda weights: BernoulliCohort(probability=0.05),
+        lambda weights: BernoulliCohort(probability=1.0),
+        lambda weights: WeightedCohort(weights=weights, count=20),
+        lambda weights: WeightedCohort(weights=weights, fraction=1.0),
+        lambda weights: CyclicCohort(inner=WeightedCohort(weights=weights, count=9), period=24, window=0.3),
+        lambda weights: CyclicCohort(inner=BernoulliCohort(probability=0.2), period=6, groups=3),
+    ],
+)
+def test_a_range_and_an_array_of_weights_choose_what_lists_and_dicts_do(make):
+    for server_round in range(1, 20):
+        chosen = make(ARRAY).choose(server_round, range(300))
+        assert chosen == make(AS_DICT).choose(server_round, list(range(300))[::-1])
+        assert all(type(node) is int for node in chosen)
+
+
+def test_a_range_of_nodes_is_never_a_list():
+    registered = range(0, 3 * 10**12, 3)
+    chosen = choose(UniformCohort(count=5), 1, in_order(registered))
+    assert len(chosen) == 5
+    assert all(node in registered for node in chosen)
+
+
+def test_a_tie_goes_to_the_first_place():
+    times = np.array([2.0, 1.0, 2.0, 0.5, 2.0, np.inf])
+    assert [_earliest(times, k).tolist() for k in range(7)] == [
+        [], [3], [1, 3], [0, 1, 3], [0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,97 @@
+"""How cost grows with registered clients: ``python -m benchmarks.scale``.
+
+``clients``: 1,000 clients a round out of 1,000,000 and out of 10,000 registered ones, the same work and the same data
+set, through ``fm.run`` and the inline engine. Every run is a process of its own, the two alternate. ``partitions``:
+seconds to deal out 4,000,000 examples to 1,000,000 clients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+FEW, MANY = 10_000, 1_000_000
+
+
+def measure(part: str, *arguments: object) -> Any:
+    """Run one measurement in a process of its own and give what it printed last."""
+    command = [sys.executable, "-m", "benchmarks.scale_parts", part, *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "FLWR_TELEMETRY_ENABLED": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{part} {arguments} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def clients(repeats: int) -> dict[str, Any]:
+    """Compare a round of 1,000 clients where 10,000 and where 1,000,000 are registered."""
+    found: dict[int, list[dict[str, Any]]] = {FEW: [], MANY: []}
+    with tempfile.TemporaryDirectory() as folder:
+        measure("make-data", folder, MANY)
+        for _ in range(repeats):
+            for registered in found:
+                found[registered].append(measure("clients", folder, registered))
+    rows = {}
+    for registered, runs in found.items():
+        seconds = sorted(s for run in runs for s in run["seconds"])
+        rows[registered] = {
+            "round_ms": 1e3 * statistics.median(seconds),
+            "fastest_round_ms": 1e3 * seconds[0],
+            "configure_ms": 1e3 * statistics.median(run["configure"] for run in runs),
+            "peak_mib": statistics.median(run["peak"] for run in runs) / 2**20,
+        }
+    few, many = rows[FEW], rows[MANY]
+    print("\n| registered | ms / round (median) | fastest | of which configure | peak MiB of the process |")
+    print("|---|---|---|---|---|")
+    for registered, row in rows.items():
+        print(
+            f"| {registered:,} | {row['round_ms']:.1f} | {row['fastest_round_ms']:.1f} | {row['configure_ms']:.1f} | "
+            f"{row['peak_mib']:.0f} |"
+        )
+    bytes_each = 2**20 * (many["peak_mib"] - few["peak_mib"]) / (MANY - FEW)
+    ratio = many["round_ms"] / few["round_ms"]
+    fastest = many["fastest_round_ms"] / few["fastest_round_ms"]
+    print(f"round time {ratio:.2f}x (fastest rounds {fastest:.2f}x), {bytes_each:.0f} bytes a registered client")
+    return {"rows": rows, "ratio": ratio, "ratio_of_fastest": fastest, "bytes_a_client": bytes_each}
+
+
+def partitions(repeats: int) -> dict[str, Any]:
+    """Time every partitioner on 1,000,000 clients."""
+    runs = [measure("partitions", MANY) for _ in range(repeats)]
+    names = list(runs[0])
+    best = {name: {key: min(run[name][key] for run in runs) for key in runs[0][name]} for name in names}
+    print(f"\n| partition of {4 * MANY:,} examples over {MANY:,} clients | seconds | CPU seconds |")
+    print("|---|---|---|")
+    for name, row in best.items():
+        print(f"| {name} | {row['seconds']:.2f} | {row['cpu_seconds']:.2f} |")
+    return best
+
+
+PARTS: dict[str, Callable[[int], dict[str, Any]]] = {"clients": clients, "partitions": partitions}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark and print its tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for part, function in PARTS.items():
+        text = (function.__doc__ or "").splitlines()[0].rstrip(".")
+        parser.add_argument(f"--{part}", action="append_const", const=part, dest="parts", help=text.lower())
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each process")
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    options = parser.parse_args(arguments)
+    found = {part: PARTS[part](options.repeats) for part in options.parts or PARTS}
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
