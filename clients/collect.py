@@ -56,26 +56,30 @@ class Collector:
         clients: Sequence[int],
         records_K: Records,
         examples: Sequence[float],
-        metrics: Sequence[Mapping[str, float]],
+        metrics: Mapping[str, Sequence[float]],
         memory: Sequence[State] | None = None,
+        means: Records | None = None,
     ) -> None:
-        """Add K clients whose models are stacked ``[K, *shape]``, each checked on its own."""
-        good = torch.ones(len(clients), dtype=torch.bool)
-        reasons: dict[int, str] = {}
-        for tree in records_K.values():
-            for name, x in tree.items():
-                sums_K = x.detach().reshape(len(clients), -1).sum(1)
-                if bool(torch.isfinite(sums_K).all()):
-                    continue
-                for k in range(len(clients)):
-                    if not _finite(x[k]):
-                        good[k] = False
-                        reasons.setdefault(k, _unfinite(name, x[k]))
-        kept = [k for k in range(len(clients)) if good[k]]
-        for k, reason in sorted(reasons.items()):
+        """Add K clients whose models are stacked ``[K, *shape]``, each checked on its own.
+
+        Args:
+            clients: their numbers.
+            records_K: what they send.
+            examples: that each of them has.
+            metrics: columns of K numbers.
+            memory: what each of them keeps.
+            means: tensors that exist only as their weighted mean over these clients, all of which are known to be good.
+        """
+        reasons = {} if means else _unfinite_of(records_K, len(clients))
+        for k, reason in reasons.items():
             self.fail(clients[k], reason, "rejected")
-        for k in kept:
-            self._note(clients[k], examples[k], metrics[k], memory[k] if memory else None)
+        kept = [k for k in range(len(clients)) if k not in reasons] if reasons else list(range(len(clients)))
+        self.members["client"] += [clients[k] for k in kept]
+        self.members[NUM_EXAMPLES] += [float(examples[k]) for k in kept]
+        for name, column in metrics.items():
+            self.members.setdefault(name, []).extend(float(column[k]) for k in kept)
+        if memory:
+            self.memory.update((clients[k], memory[k]) for k in kept if memory[k])
         if not self.reduce:
             self._each.extend(
                 {r: to_arrays({n: x[k] for n, x in t.items()}) for r, t in records_K.items()} for k in kept
@@ -86,7 +90,7 @@ class Collector:
         weights = torch.tensor([1.0 if self.uniform else float(examples[k]) for k in kept], dtype=torch.float64)
         for record, tree in records_K.items():
             chosen = tree if len(kept) == len(clients) else {name: x[kept] for name, x in tree.items()}
-            self._means.setdefault(record, RunningMean()).add_stacked(chosen, weights)
+            self._means.setdefault(record, RunningMean()).add_stacked(chosen, weights, (means or {}).get(record))
 
     def note(self, client: int, examples: float, metrics: Mapping[str, float]) -> None:
         """Add a client that sends numbers and no model (an evaluation)."""
@@ -112,6 +116,19 @@ class Collector:
             memory=self.memory,
             seconds=seconds,
         )
+
+
+def _unfinite_of(records_K: Records, clients: int) -> dict[int, str]:
+    """Give which of K stacked clients have numbers that are not finite, and where."""
+    reasons: dict[int, str] = {}
+    for tree in records_K.values():
+        for name, x in tree.items():
+            if _finite(x):
+                continue
+            for k in range(clients):
+                if k not in reasons and not _finite(x[k]):
+                    reasons[k] = _unfinite(name, x[k])
+    return dict(sorted(reasons.items()))
 
 
 def _finite(x: Tensor) -> bool:

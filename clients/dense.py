@@ -7,8 +7,9 @@ tensors that autograd would keep. Serves any ``nn.Sequential`` of ``Flatten``, `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +19,42 @@ from fedmomentum.trees import Tree
 Gradients = Callable[[Tree, Tensor, Tensor, Tensor], tuple[Tree, Tensor]]
 """Stacked parameters, examples ``[K, B, ...]``, labels ``[K, B]``, weights ``[K, B]`` -> gradients, losses ``[K]``."""
 
-MomentumStep = Callable[[Tree, Tree | None, Tensor, Tensor, Tensor, float, float], Tensor]
-"""Stacked parameters, velocity (None without), examples, labels, weights, lr, momentum -> losses ``[K]``; in place."""
+NARROW = 16
+"""Outputs up to which ``W h^T`` is the faster of the two orders of a small product (benchmarks/vectorize.py)."""
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
+    """One dense layer: the names of its tensors, and whether a ReLU follows."""
+
     weight: str
     bias: str | None
     relu: bool
+
+
+class Goal(NamedTuple):
+    """What the outputs of a minibatch should be, ready for the gradient of the weighted mean cross entropy.
+
+    Classes come before examples: torch's softmax is several times faster over an axis that is not the last.
+    """
+
+    share: Tensor
+    """``w_i / sum_j w_j`` of each example, ``[..., K, 1, B]``."""
+    target: Tensor
+    """The share at each example's label and 0 elsewhere, ``[..., K, classes, B]``."""
+
+    def at(self, step: int, active: int) -> Goal:
+        """Give the goal of one step of the first ``active`` clients, where the leading axis counts steps."""
+        return Goal(self.share[step, :active], self.target[step, :active])
+
+
+def goal(labels: Tensor, weights: Tensor, classes: int) -> Goal:
+    """Give the goal of labels ``[..., K, B]`` with weights of the same shape; a batch without weight has none."""
+    total = weights.sum(-1, keepdim=True)
+    share = (weights / total.where(total > 0, 1.0)).unsqueeze(-2)
+    zeros = share.new_zeros(*labels.shape[:-1], classes, labels.shape[-1])
+    target = zeros.scatter_(-2, labels.unsqueeze(-2), share)
+    return Goal(share, target)
 
 
 def dense_gradients(module: nn.Module) -> Gradients | None:
@@ -35,12 +63,13 @@ def dense_gradients(module: nn.Module) -> Gradients | None:
     With ``h_0 = x`` and ``h_l = relu(W_l h_{l-1} + b_l)``: ``dz_L = w (softmax(z_L) - onehot(y)) / sum w``,
     ``dW_l = dz_l^T h_{l-1}``, ``db_l = sum_B dz_l``, ``dz_{l-1} = (dz_l W_l) * [h_{l-1} > 0]``.
     """
-    layers = _layers(module)
+    layers = read_layers(module)
     if layers is None:
         return None
 
     def gradients(params: Tree, x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tree, Tensor]:
-        hidden, dz, loss = _forward(layers, params, x, y, weight)
+        hidden = forward(layers, params, x.flatten(2))
+        dz, loss = outputs(hidden[-1], goal(y, weight, hidden[-1].shape[-1]))
         grads: Tree = {}
         for depth in range(len(layers) - 1, -1, -1):
             layer, before = layers[depth], hidden[depth]
@@ -48,82 +77,99 @@ def dense_gradients(module: nn.Module) -> Gradients | None:
             if layer.bias:
                 grads[layer.bias] = dz.sum(1)
             if depth:
-                dz = _back(layers[depth - 1], params[layer.weight], before, dz)
+                dz = back(layers[depth - 1], params[layer.weight], before, dz)
         return {name: grads[name] for name in params}, loss
 
     return gradients
 
 
-def dense_momentum(module: nn.Module) -> MomentumStep | None:
-    """Give one heavy-ball step of a dense network in place, or None for any other network.
+def momentum_step(
+    layers: Sequence[Layer],
+    params: Tree,
+    velocity: Tree | None,
+    x: Tensor,
+    goal: Goal,
+    lr: float,
+    beta: float,
+    *,
+    below: Layer | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Take one heavy-ball step in place; give the losses ``[K]`` and the gradient by the first layer's outputs.
 
     ``v <- beta v + dz^T h`` is one product that adds into the velocity, so a gradient is never written down: for wide
     layers, whose cost is memory traffic, that is half the time. Without a velocity: ``W <- W - lr dz^T h``.
+
+    Args:
+        layers: of the network, or those above some depth.
+        params: stacked parameters; changed.
+        velocity: stacked; changed. None without momentum.
+        x: what the first of the layers is given, ``[K, B, features]``.
+        goal: of this step.
+        lr: step size.
+        beta: momentum.
+        below: the layer under them, where ``x`` is what it gave: then the gradient is the one by its outputs.
     """
-    layers = _layers(module)
-    if layers is None:
-        return None
-
-    def step(
-        params: Tree, velocity: Tree | None, x: Tensor, y: Tensor, weight: Tensor, lr: float, beta: float
-    ) -> Tensor:
-        hidden, dz, loss = _forward(layers, params, x, y, weight)
-        for depth in range(len(layers) - 1, -1, -1):
-            layer, before = layers[depth], hidden[depth]
-            here, w = dz, params[layer.weight]
-            if depth:  # before the weights move
-                dz = _back(layers[depth - 1], w, before, dz)
-            if velocity is None:
-                w.baddbmm_(here.mT, before, alpha=-lr)
-            else:
-                w.add_(velocity[layer.weight].baddbmm_(here.mT, before, beta=beta), alpha=-lr)
-            if layer.bias:
-                g = here.sum(1)
-                v = g if velocity is None else velocity[layer.bias].mul_(beta).add_(g)
-                params[layer.bias].add_(v, alpha=-lr)
-        return loss
-
-    return step
+    hidden = forward(layers, params, x)
+    dz, loss = outputs(hidden[-1], goal)
+    for depth in range(len(layers) - 1, -1, -1):
+        layer, before = layers[depth], hidden[depth]
+        here, w = dz, params[layer.weight]
+        under = layers[depth - 1] if depth else below
+        if under is not None:  # before the weights move
+            dz = back(under, w, before, dz)
+        if velocity is None:
+            w.baddbmm_(here.mT, before, alpha=-lr)
+        else:
+            w.add_(velocity[layer.weight].baddbmm_(here.mT, before, beta=beta), alpha=-lr)
+        if layer.bias:
+            descend(params[layer.bias], None if velocity is None else velocity[layer.bias], here.sum(1), lr, beta)
+    return loss, dz
 
 
-def _forward(
-    layers: list[_Layer], params: Tree, x: Tensor, y: Tensor, weight: Tensor
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Give the input of every layer and the outputs, the gradient of the loss by the outputs, and the losses."""
-    hidden = [x.flatten(2)]
+def descend(param: Tensor, velocity: Tensor | None, grad: Tensor, lr: float, beta: float) -> None:
+    """Take one heavy-ball step of one tensor in place."""
+    param.add_(grad if velocity is None else velocity.mul_(beta).add_(grad), alpha=-lr)
+
+
+def forward(layers: Sequence[Layer], params: Tree, x: Tensor) -> list[Tensor]:
+    """Give what every layer is given, and the outputs."""
+    hidden = [x]
     for layer in layers:
-        w, b = params[layer.weight], params[layer.bias] if layer.bias else None
-        z = torch.bmm(hidden[-1], w.mT) if b is None else torch.baddbmm(b.unsqueeze(1), hidden[-1], w.mT)
+        w = params[layer.weight]
+        z = torch.bmm(w, hidden[-1].mT).mT if w.shape[1] <= NARROW else torch.bmm(hidden[-1], w.mT)
+        if layer.bias:
+            z.add_(params[layer.bias].unsqueeze(1))
         hidden.append(z.relu_() if layer.relu else z)
-    log_p = torch.log_softmax(hidden[-1], 2)
-    share = weight / weight.sum(1, keepdim=True)
-    target = y.unsqueeze(2)
-    loss = -(log_p.gather(2, target).squeeze(2) * share).sum(1)
-    dz = log_p.exp_()
-    dz.scatter_add_(2, target, torch.full_like(target, -1, dtype=dz.dtype))
-    return hidden, dz.mul_(share.unsqueeze(2)), loss
+    return hidden
 
 
-def _back(below: _Layer, weight: Tensor, before: Tensor, dz: Tensor) -> Tensor:
+def outputs(z: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+    """Give the gradient of the loss by the outputs ``z`` ``[K, B, classes]``, and the losses ``[K]``."""
+    z = z.mT
+    loss = torch.log_softmax(z, 1).mul_(goal.target).sum((1, 2)).neg_()
+    return torch.softmax(z, 1).mul_(goal.share).sub_(goal.target).mT, loss
+
+
+def back(below: Layer, weight: Tensor, before: Tensor, dz: Tensor) -> Tensor:
     """Give the gradient by the outputs of the layer below."""
     dz = torch.bmm(dz, weight)
     return torch.ops.aten.threshold_backward(dz, before, 0) if below.relu else dz
 
 
-def _layers(module: nn.Module) -> list[_Layer] | None:
+def read_layers(module: nn.Module) -> list[Layer] | None:
     """Read a module as dense layers; None where it holds anything else (hooks and subclasses included)."""
     if type(module) is not nn.Sequential or module._forward_hooks or module._forward_pre_hooks:
         return None
-    layers: list[_Layer] = []
+    layers: list[Layer] = []
     for position, (name, child) in enumerate(module.named_children()):
         if child._forward_hooks or child._forward_pre_hooks or any(not p.requires_grad for p in child.parameters()):
             return None
         if type(child) is nn.Flatten and position == 0 and (child.start_dim, child.end_dim) == (1, -1):
             continue
         if type(child) is nn.Linear:
-            layers.append(_Layer(f"{name}.weight", f"{name}.bias" if child.bias is not None else None, relu=False))
+            layers.append(Layer(f"{name}.weight", f"{name}.bias" if child.bias is not None else None, relu=False))
         elif type(child) is nn.ReLU and layers and not layers[-1].relu:
-            layers[-1] = _Layer(layers[-1].weight, layers[-1].bias, relu=True)
+            layers[-1] = Layer(layers[-1].weight, layers[-1].bias, relu=True)
         else:
             return None
     flattens = any(type(child) is nn.Flatten for child in module.children())

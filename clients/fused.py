@@ -6,7 +6,7 @@ Equal to the rule to float tolerance (tests/clients/test_fused.py); everything e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,18 +65,34 @@ def fused_sgd(name: str, hyper: Mapping[str, Any], names: Sequence[str], params:
         return None
     if hyper.get("weight_decay", 0.0) and hyper.get("decay", "l2") != "l2":
         return None
-    if name == "nesterov" and not hyper.get("momentum", 0.0):
-        return None
+    if hyper.get("momentum", 0.0) < 0.0 or (name == "nesterov" and not hyper.get("momentum", 0.0)):
+        return None  # torch's refuses both
     if any(not p.is_floating_point() or p.dtype not in (torch.float32, torch.float64) for p in params):
         return None
     return FusedSGD(names, params, hyper, nesterov=name == "nesterov")
 
 
-def plain_momentum(spec: ClientSpec) -> float | None:
-    """Give the momentum of a rule that is nothing but SGD with a heavy ball (0 for SGD), or None for any other."""
+class HeavyBall(NamedTuple):
+    """A rule that is nothing but ``v <- momentum v + g``, ``x <- x - scale lr v``, from ``v = 0``."""
+
+    momentum: float
+    scale: float = 1.0
+
+
+def heavy_ball(spec: ClientSpec) -> HeavyBall | None:
+    """Give a client's rule as a heavy ball (SGD is one of momentum 0), or None where it is none.
+
+    An exponential moving average is one whose velocity, and so whose step, is scaled by ``1 - momentum``.
+    """
     hyper = {key: value for key, value in spec.optimizer.items() if key != "name"}
-    if spec.optimizer["name"] not in ("sgd", "heavy_ball") or hyper.keys() - _PLAIN or spec.clip_norm is not None:
+    name, beta = spec.optimizer["name"], hyper.get("momentum", 0.9)
+    if name not in ("sgd", "heavy_ball", "ema") or hyper.keys() - _PLAIN or spec.clip_norm is not None:
         return None
     if hyper.get("dampening", 0.0) or hyper.get("weight_decay", 0.0) or not isinstance(hyper["lr"], float | int):
         return None
-    return float(hyper.get("momentum", 0.9)) if spec.optimizer["name"] == "heavy_ball" else 0.0
+    if name == "sgd":
+        return HeavyBall(0.0)
+    read = spec.keep_state or spec.method != "local_sgd"  # then its velocity has to be its own
+    if not isinstance(beta, float | int) or (name == "ema" and read):
+        return None
+    return HeavyBall(float(beta), 1.0 - float(beta) if name == "ema" else 1.0)

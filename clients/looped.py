@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from fedmomentum.models.objective import losses
 from fedmomentum.protocol import ARRAYS, GRADIENT
 from fedmomentum.streams import key
 from fedmomentum.trees import State, Tree
+
+if TYPE_CHECKING:
+    from fedmomentum.clients.path import Watch
 
 FULL_BATCH = 1024
 """Examples that a full gradient is computed of at a time."""
@@ -48,6 +51,8 @@ class LoopedTrainer:
         self._lr = float(hyper["lr"])
         self._frozen = list(batch_norms(network.module).values()) if spec.batch_norm == "freeze" else []
         self._kept = norm_tensors(network.module) if spec.batch_norm == "local" else frozenset()
+        self.watch: Watch | None = None
+        """Sees every step, and changes none."""
         self._noisy = any("dropout" in type(m).__name__.lower() for m in network.module.modules())
 
     def train(self, task: BlockTask, records: Records, examples: Examples, factor: float) -> Collector:
@@ -133,6 +138,8 @@ class LoopedTrainer:
                 p.grad = None
             loss = losses(network.module(xb), yb).mean()
             loss.backward()  # type: ignore[no-untyped-call]
+            if self.watch is not None:
+                self.watch.step(client, step, len(rows))
             total += loss.detach() * len(chosen)
             seen += len(chosen)
             with torch.no_grad():
@@ -147,6 +154,8 @@ class LoopedTrainer:
                 updates, state = local.rule.update(grads, state, here)
                 for name, p in params.items():
                     p.add_(updates[name])
+        if self.watch is not None:
+            self.watch.end(client)
         records: Records = {ARRAYS: network.tree()}
         remembered: State = {}
         if local.finish is not None:

@@ -28,16 +28,23 @@ class RunningMean:
             total.add_(tree[name].detach(), alpha=weight)
         self.weight += weight
 
-    def add_stacked(self, tree: Mapping[str, Tensor], weights_K: Tensor) -> None:
-        """Add K stacked models ``[K, *shape]`` with their weights ``[K]``."""
-        wide_K = weights_K.to(torch.float64)
+    def add_stacked(
+        self, tree: Mapping[str, Tensor], weights_K: Tensor, means: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Add K stacked models ``[K, *shape]`` with weights ``[K]``; of some tensors their mean is all there is."""
+        wide_K, means = weights_K.to(torch.float64), means or {}
+        weight = float(wide_K.sum())
         if not self._sums:
-            self._sums = {name: torch.zeros_like(x[0], dtype=torch.float64) for name, x in tree.items()}
-            self._dtypes = {name: x.new_empty(0) for name, x in tree.items()}
+            whole = {name: x[0] for name, x in tree.items()} | dict(means)
+            self._sums = {name: torch.zeros_like(x, dtype=torch.float64) for name, x in whole.items()}
+            self._dtypes = {name: x.new_empty(0) for name, x in whole.items()}
         for name, total in self._sums.items():
+            if name in means:
+                total.add_(means[name], alpha=weight)
+                continue
             x = tree[name].detach()
-            total.add_((wide_K @ x.reshape(x.shape[0], -1).to(torch.float64)).reshape(total.shape))
-        self.weight += float(wide_K.sum())
+            total.add_((wide_K.to(x.device) @ x.reshape(x.shape[0], -1).to(torch.float64)).reshape(total.shape))
+        self.weight += weight
 
     def value(self) -> Tree | None:
         """Give the mean in the dtypes of what was added; None where the weights sum to nothing."""

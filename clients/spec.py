@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fedmomentum.clients.measuring import Adapt, Measure
+
 Vectorize = Literal["auto", "on", "off"]
 
 
@@ -41,6 +43,8 @@ class ClientSpec:
         method: the local update by name, see :data:`fedmomentum.clients.local.LOCAL_UPDATES`; ``method_options`` go to
             it.
         batch_norm: what becomes of batch norm, see :data:`fedmomentum.clients.norm.Policy`.
+        measure: what is measured beside the training; nothing unless it names probes.
+        adapt: hyperparameters that each client sets from its own curvature; ``optimizer`` then holds the largest ones.
         threads: torch threads of a worker; results depend on it, so it is fixed and never a matter of load.
 
     Raises:
@@ -62,6 +66,8 @@ class ClientSpec:
     batch_norm: Literal["average", "local", "freeze"] = "average"
     method: str = "local_sgd"
     method_options: Mapping[str, Any] = field(default_factory=dict)
+    measure: Measure = field(default_factory=Measure)
+    adapt: Adapt | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""

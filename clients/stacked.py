@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,24 +11,37 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
-from fedmomentum.clients.batches import plan
+from fedmomentum.clients.batches import StackedPlan, plan
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import Collector, Records
-from fedmomentum.clients.dense import Gradients, dense_gradients, dense_momentum
+from fedmomentum.clients.dense import Gradients, Layer, dense_gradients, goal, momentum_step, read_layers
+from fedmomentum.clients.dual import Dual, Slots, dual
 from fedmomentum.clients.examples import Examples
-from fedmomentum.clients.fused import plain_momentum
+from fedmomentum.clients.fused import HeavyBall, heavy_ball
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.looped import FULL_BATCH
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.models.objective import losses
 from fedmomentum.protocol import ARRAYS, GRADIENT
+from fedmomentum.streams import Streams
 from fedmomentum.trees import State, Tree, expand, stack, unstack
 
 _RULE = "rule/"
 
 STACK_BYTES = 8 << 20
 """Parameters that are stacked at a time: past the share of the cache that a core has, operations wait for memory."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Clients that are stacked together, in falling order of their steps."""
+
+    clients: list[int]
+    plans: list[np.ndarray]
+    counts: list[int]
+    factor: float
+    """On the learning rate in this round."""
 
 
 class StackedTrainer:
@@ -38,10 +52,10 @@ class StackedTrainer:
         self.spec, self.network, self.make_local = spec, network, make_local
         self._lr = float(spec.optimizer["lr"])
         self._gradients: Gradients = dense_gradients(network.module) or vmap(grad_and_value(self._loss))
-        self._momentum = plain_momentum(spec)
-        self._step = dense_momentum(network.module) if self._momentum is not None else None
-        size = sum(p.numel() * p.element_size() for p in network.params.values())
-        self._width = max(1, STACK_BYTES // max(size, 1))
+        self._ball = heavy_ball(spec)
+        self._layers = read_layers(network.module) if self._ball is not None else None
+        self._dual = dual(network.module, self._layers)
+        self._classes = spec.model.classes
 
     def _loss(self, params: Tree, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         outputs: Any = functional_call(self.network.module, params, (x,))
@@ -60,32 +74,89 @@ class StackedTrainer:
         for client in task.clients:
             if counts[client] == 0:
                 collector.fail(client, "has no training examples")
+        streams = Streams(self.spec.seed, "batches")
         plans = {
-            c: plan(self.spec, counts[c], round=task.round, client=c, effort=effort[c])
+            c: plan(self.spec, counts[c], round=task.round, client=c, effort=effort[c], streams=streams)
             for c in task.clients
             if counts[c]
         }
-        clients = sorted(plans, key=lambda c: (-len(plans[c]), task.clients.index(c)))
-        for begin in range(0, len(clients), self._width):
-            some = clients[begin : begin + self._width]
-            self._together(some, plans, counts, task.memory, records, examples, local, factor, collector)
+        place = {client: position for position, client in enumerate(task.clients)}
+        clients = sorted(plans, key=lambda c: (-len(plans[c]), place[c]))
+        plain = local.direction is None and local.begin is None
+        dual = self._dual if plain and task.reduce and local.finish is None and not self.spec.keep_state else None
+        for some, with_dual in self._groups(clients, counts, dual):
+            group = _Group(some, [plans[c] for c in some], [counts[c] for c in some], factor)
+            if dual is None or not with_dual or not self._in_dual_form(dual, group, records, examples, collector):
+                self._together(group, task.memory, records, examples, local, collector, fused=plain)
         return collector
+
+    def _groups(
+        self, clients: list[int], counts: Mapping[int, int], dual: Dual | None
+    ) -> Iterator[tuple[list[int], bool]]:
+        """Cut clients into those that are stacked together, each group with whether it trains in dual form.
+
+        A group is no larger than what the cache holds, and in dual form its clients hold alike many examples: each is
+        given room for as many as the largest.
+        """
+        size = sum(p.numel() * p.element_size() for p in self.network.params.values())
+        alike: list[list[int]] = []
+        for client in clients:
+            most = counts[alike[-1][0]] if alike else 0
+            small = [dual is not None and n <= dual.limit for n in (counts[client], most)]
+            if not alike or small[0] != small[1] or (small[0] and 2 * counts[client] <= most):
+                alike.append([])
+            alike[-1].append(client)
+        for group in alike:
+            most = counts[group[0]]
+            in_dual = dual is not None and most <= dual.limit
+            width = dual.width(most) if dual is not None and in_dual else max(1, STACK_BYTES // max(size, 1))
+            even = -(-len(group) // -(-len(group) // width))
+            for begin in range(0, len(group), even):
+                yield group[begin : begin + even], in_dual
+
+    def _in_dual_form(
+        self, dual: Dual, group: _Group, records: Records, examples: Examples, collector: Collector
+    ) -> bool:
+        """Train clients with the first layer in dual form; False where one of them has numbers that are not finite."""
+        assert self._ball is not None
+        x, y, rows = examples.block(group.clients, group.plans)
+        stacked = StackedPlan.of(rows, x)
+        once = all(p.size < n + p.shape[1] for p, n in zip(group.plans, group.counts, strict=True))
+        own = [] if once else examples.block(group.clients, [np.arange(n)[None] for n in group.counts])[2]
+        weights = torch.tensor([1.0 if collector.uniform else float(n) for n in group.counts], dtype=torch.float64)
+        lr = self._lr * group.factor
+        end = dual.train(
+            records[ARRAYS],
+            x,
+            stacked,
+            Slots.of(stacked, group.plans, own, once=once),
+            goal(y[stacked.rows_SKB], stacked.weights_SKB, self._classes),
+            (weights / weights.sum()).to(x),
+            lr * self._ball.scale,
+            self._ball.momentum,
+        )
+        if end is None:
+            return False
+        loss_K = end.loss_K / stacked.weights_SKB.sum((0, 2))
+        metrics = _metrics(loss_K, stacked.steps, lr)
+        collector.add_stacked(group.clients, {ARRAYS: end.params_K}, group.counts, metrics, means={ARRAYS: end.mean})
+        return True
 
     def _together(
         self,
-        clients: list[int],
-        plans: Mapping[int, np.ndarray],
-        counts: Mapping[int, int],
+        group: _Group,
         memory: Mapping[int, State],
         records: Records,
         examples: Examples,
         local: LocalUpdate,
-        factor: float,
         collector: Collector,
+        *,
+        fused: bool,
     ) -> None:
         """Train clients, in falling order of their steps, at once."""
-        x, y, rows = examples.block(clients, [plans[c] for c in clients])
-        steps = np.array([len(r) for r in rows])
+        clients = group.clients
+        x, y, rows = examples.block(clients, group.plans)
+        stacked = StackedPlan.of(rows, x)
         anchor = {name: records[ARRAYS][name] for name in self.network.params}
         shared = {name: tree for name, tree in records.items() if name != ARRAYS}
         memory_K = self._recall(memory, clients, local, anchor)
@@ -94,34 +165,68 @@ class StackedTrainer:
         anchor_K = _broadcast(anchor, len(clients))
         shared_K = {record: _broadcast(tree, len(clients)) for record, tree in shared.items()}
         full_K = self._full_gradients(anchor_K, clients, examples) if local.full_gradient else None
-        steps_K = torch.from_numpy(steps).to(x.device)
-        place = Place(anchor_K, shared_K, memory_K, steps=steps_K, lr=self._lr * factor, full_gradient=full_K)
+        steps_K = torch.from_numpy(stacked.steps).to(x.device)
+        place = Place(anchor_K, shared_K, memory_K, steps=steps_K, lr=self._lr * group.factor, full_gradient=full_K)
         if local.begin is not None:
             first_K, state_K = local.begin(anchor_K, state_K, place)
             params_K = {name: x.clone() for name, x in first_K.items()}
-        total_K = torch.zeros(len(clients), device=x.device)
-        seen_K = torch.zeros(len(clients), device=x.device)
-        table_SKB = torch.from_numpy(_pad(rows)).to(x.device)
-        weights_SKB = (table_SKB >= 0).to(x.dtype if x.is_floating_point() else torch.float32)
-        table_SKB.clamp_(min=0)
-        fused = (
-            self._step if local.direction is None and local.begin is None else None
-        )  # in place, on memory of its own
-        for step in range(int(steps[0])):
-            active = int((steps > step).sum())
-            chosen = table_SKB[step, :active]
+        if fused and self._layers is not None and self._ball is not None:
+            loss_K = self._fused(self._layers, self._ball, params_K, state_K, x, y, stacked, place.lr)
+        else:
+            loss_K, state_K = self._steps(params_K, state_K, x, y, stacked, place, local)
+        mean_K = loss_K / stacked.weights_SKB.sum((0, 2))
+        self._collect(collector, group, params_K, state_K, place, stacked.steps, mean_K, local)
+
+    def _fused(
+        self,
+        layers: Sequence[Layer],
+        ball: HeavyBall,
+        params_K: Tree,
+        state_K: State,
+        x: Tensor,
+        y: Tensor,
+        stacked: StackedPlan,
+        lr: float,
+    ) -> Tensor:
+        """Take every step of a dense network by a heavy ball, in place; give the sums of the losses."""
+        loss_K = torch.zeros(len(stacked.steps), device=x.device)
+        size_SK = stacked.weights_SKB.sum(2)
+        goals = goal(y[stacked.rows_SKB], stacked.weights_SKB, self._classes)
+        velocity_K = state_K.get("velocity")
+        for step in range(int(stacked.steps[0])):
+            active = stacked.active(step)
+            chosen = stacked.rows_SKB[step, :active]
+            xb = x.index_select(0, chosen.reshape(-1)).view(*chosen.shape, -1)
+            here, v = _first(params_K, active), velocity_K and _first(velocity_K, active)
+            lr_step = lr * ball.scale
+            loss, _ = momentum_step(layers, here, v, xb, goals.at(step, active), lr_step, ball.momentum)
+            loss_K[:active].addcmul_(loss, size_SK[step, :active])
+        if "step" in state_K:
+            count = state_K["step"]["count"]
+            state_K["step"] = {"count": count + torch.from_numpy(stacked.steps).to(count.device)}
+        return loss_K
+
+    def _steps(
+        self,
+        params_K: Tree,
+        state_K: State,
+        x: Tensor,
+        y: Tensor,
+        stacked: StackedPlan,
+        place: Place,
+        local: LocalUpdate,
+    ) -> tuple[Tensor, State]:
+        """Take every step by any rule and method, parameters in place; give the sums of the losses, and the state."""
+        loss_K = torch.zeros(len(stacked.steps), device=x.device)
+        for step in range(int(stacked.steps[0])):
+            active = stacked.active(step)
+            chosen = stacked.rows_SKB[step, :active]
             xb = x.index_select(0, chosen.reshape(-1)).view(*chosen.shape, *x.shape[1:])
             yb = y.index_select(0, chosen.reshape(-1)).view(*chosen.shape, *y.shape[1:])
-            wb = weights_SKB[step, :active]
+            wb = stacked.weights_SKB[step, :active]
             here = _first(params_K, active)
-            size = wb.sum(1)
-            seen_K[:active] += size
-            if fused is not None:
-                ball = _first(state_K["velocity"], active) if "velocity" in state_K else None
-                total_K[:active] += fused(here, ball, xb, yb, wb, place.lr, self._momentum or 0.0) * size
-                continue
             grads, loss = self._gradients(here, xb, yb, wb)
-            total_K[:active] += loss.detach() * size
+            loss_K[:active].addcmul_(loss.detach(), wb.sum(1))
             state = {slot: _first(tree, active) for slot, tree in state_K.items()}
             if local.direction is not None:
 
@@ -133,10 +238,8 @@ class StackedTrainer:
             updates, state = local.rule.update(grads, state, here)
             for name, update in updates.items():
                 here[name].add_(update)
-            state_K = state if active == len(clients) else _replace_first(state_K, state, active)
-        if fused is not None and "step" in state_K:
-            state_K = state_K | {"step": {"count": state_K["step"]["count"] + torch.from_numpy(steps)}}
-        self._collect(collector, clients, counts, params_K, state_K, place, steps, total_K / seen_K, local)
+            state_K = state if active == len(stacked.steps) else _replace_first(state_K, state, active)
+        return loss_K, state_K
 
     def gradients(self, task: BlockTask, records: Records, examples: Examples) -> Collector:
         """Give the gradient of every client's whole loss at the global model."""
@@ -150,20 +253,20 @@ class StackedTrainer:
             return collector
         point = _broadcast({name: records[ARRAYS][name] for name in self.network.params}, len(clients))
         found = {GRADIENT: self._full_gradients(point, clients, examples)}
-        collector.add_stacked(clients, found, [counts[c] for c in clients], [{} for _ in clients])
+        collector.add_stacked(clients, found, [counts[c] for c in clients], {})
         return collector
 
     def _full_gradients(self, point_K: Tree, clients: list[int], examples: Examples) -> Tree:
         """Give the gradients of the mean losses over all training examples of each client."""
         x, y, rows = examples.block(clients, [np.arange(examples.count(c))[None] for c in clients])
-        table_KN = torch.from_numpy(_pad(rows)[0]).to(x.device)
-        weights_KN = (table_KN >= 0).to(x.dtype if x.is_floating_point() else torch.float32)
+        stacked = StackedPlan.of(rows, x)
+        table_KN, weights_KN = stacked.rows_SKB[0], stacked.weights_SKB[0]
         count_K = weights_KN.sum(1)
         total_K = {name: torch.zeros_like(t) for name, t in point_K.items()}
         for begin in range(0, table_KN.shape[1], FULL_BATCH):
             chosen, weight = (t[:, begin : begin + FULL_BATCH] for t in (table_KN, weights_KN))
             share_K = weight.sum(1) / count_K
-            flat = chosen.clamp(min=0).reshape(-1)
+            flat = chosen.reshape(-1)
             xb = x.index_select(0, flat).view(*chosen.shape, *x.shape[1:])
             yb = y.index_select(0, flat).view(*chosen.shape, *y.shape[1:])
             used = torch.where(share_K[:, None] > 0, weight, 1.0)  # a client that has no more counts 0 all the same
@@ -184,8 +287,7 @@ class StackedTrainer:
     def _collect(
         self,
         collector: Collector,
-        clients: list[int],
-        counts: Mapping[int, int],
+        group: _Group,
         params_K: Tree,
         state_K: State,
         place: Place,
@@ -203,11 +305,15 @@ class StackedTrainer:
         slots = {slot: unstack(tree) for slot, tree in kept_K.items()}
         memories = [
             {slot: {n: t.clone() for n, t in trees[k].items()} for slot, trees in slots.items()}
-            for k in range(len(clients))
+            for k in range(len(group.clients) if slots else 0)
         ]
-        numbers = loss_K.tolist()
-        metrics = [{"train_loss": numbers[k], "steps": float(steps[k]), "lr": place.lr} for k in range(len(clients))]
-        collector.add_stacked(clients, records, [counts[c] for c in clients], metrics, memories)
+        metrics = _metrics(loss_K, steps, place.lr)
+        collector.add_stacked(group.clients, records, group.counts, metrics, memories)
+
+
+def _metrics(loss_K: Tensor, steps: np.ndarray, lr: float) -> dict[str, list[float]]:
+    """Give what clients report, as columns."""
+    return {"train_loss": loss_K.tolist(), "steps": steps.astype(float).tolist(), "lr": [lr] * len(steps)}
 
 
 def _first(tree: Mapping[str, Tensor], active: int) -> Tree:
@@ -235,12 +341,3 @@ def _first_of(place: Place, active: int, gradient: Callable[[Tree], Tree]) -> Pl
 
 def _replace_first(old: State, new: State, active: int) -> State:
     return {slot: {n: torch.cat([new[slot][n], x[active:]]) for n, x in tree.items()} for slot, tree in old.items()}
-
-
-def _pad(rows: list[np.ndarray]) -> np.ndarray:
-    """Give ``[steps, K, batch]`` with -1 wherever a client has no example."""
-    shape = (max(len(r) for r in rows), len(rows), max(r.shape[1] for r in rows))
-    table = np.full(shape, -1, dtype=np.int64)
-    for k, r in enumerate(rows):
-        table[: r.shape[0], k, : r.shape[1]] = r
-    return table

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from fedmomentum.clients.spec import Vectorize
+from fedmomentum.clients.dense import dense_gradients, read_layers
+from fedmomentum.clients.dual import dual
+from fedmomentum.clients.fused import fused_sgd, heavy_ball
+from fedmomentum.clients.network import Network
+from fedmomentum.clients.spec import ClientSpec, Vectorize
 from fedmomentum.errors import UserError
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -52,3 +56,19 @@ def choose(model: nn.Module, setting: Vectorize, device: str) -> tuple[bool, str
     if device == "cpu" and parameters > STACK_LIMIT:
         return False, f"{parameters:,} parameters are more than the {STACK_LIMIT:,} that gain from stacking on a CPU"
     return True, "a dense model: stacking saves dispatch"
+
+
+def training_path(network: Network, spec: ClientSpec) -> str:
+    """Say in words which code trains the clients of a spec, for the run folder."""
+    module, hyper = network.module, {k: v for k, v in spec.optimizer.items() if k != "name"}
+    if not choose(module, spec.vectorize, spec.device)[0]:
+        names, params = list(network.params), list(network.params.values())
+        fused = spec.clip_norm is None and fused_sgd(spec.optimizer["name"], hyper, names, params) is not None
+        return "autograd, torch's fused SGD" if fused else "autograd, the rule itself"
+    if dense_gradients(module) is None:
+        return "vmap of autograd"
+    if heavy_ball(spec) is None:
+        return "batched products, the rule itself"
+    form = dual(module, read_layers(module)) if spec.method == "local_sgd" and not spec.keep_state else None
+    words = "batched products with the momentum built in"
+    return words if form is None else f"{words}; the first layer in dual form for up to {form.limit} examples a client"

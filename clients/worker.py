@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,8 +21,11 @@ from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.clients.stacked import StackedTrainer
 from fedmomentum.clients.vectorize import choose
 from fedmomentum.data import FederatedData
-from fedmomentum.optim import chain, clip_by_norm, make_rule
+from fedmomentum.optim import Rule, chain, clip_by_norm, make_rule
 from fedmomentum.protocol import ARRAYS
+
+if TYPE_CHECKING:
+    from fedmomentum.clients.probing import Prober
 
 log = logging.getLogger("fedmomentum.clients")
 
@@ -38,11 +42,31 @@ class Worker:
         self.stacked, self.reason = choose(self.network.module, spec.vectorize, spec.device)
         self._loop = LoopedTrainer(spec, self.network, self._local)
         self._stack = StackedTrainer(spec, self.network, self._local) if self.stacked else None
+        self._prober = self._make_prober()
+
+    def _make_prober(self) -> Prober | None:
+        """Give what measures beside the training; None, at no cost, where nothing is to be measured."""
+        if self.spec.adapt is None and not self.spec.measure.probes:
+            return None
+        from fedmomentum.clients.adaptive import check_adapt
+        from fedmomentum.clients.probing import Prober
+
+        check_adapt(self.spec)
+        return Prober(self.spec, self.network, self._loop)
 
     def _local(self, factor: float) -> LocalUpdate:
         hyper = {k: v for k, v in self.spec.optimizer.items() if k != "name"}
+        if self.spec.adapt is not None:
+            return self._adapted(hyper, factor)
         hyper["lr"] = hyper["lr"] * factor
-        rule = make_rule(self.spec.optimizer["name"], **hyper)
+        return self._half(make_rule(self.spec.optimizer["name"], **hyper))
+
+    def _adapted(self, hyper: Mapping[str, Any], factor: float) -> LocalUpdate:
+        from fedmomentum.clients.adaptive import adapted, adaptive_rule
+
+        return adapted(self._half(adaptive_rule(self.spec.optimizer["name"], hyper, factor)))
+
+    def _half(self, rule: Rule) -> LocalUpdate:
         if self.spec.clip_norm is not None:
             rule = chain(clip_by_norm(self.spec.clip_norm), rule)
         return make_local(self.spec.method, rule, **self.spec.method_options)
@@ -73,6 +97,8 @@ class Worker:
             return trainer.gradients(task, trees, self.examples)
         schedule = self.spec.lr_schedule
         factor = 1.0 if schedule is None else float(schedule(task.round - 1))
+        if self._prober is not None and self._prober.wanted(task):
+            return self._prober.train(trainer, task, trees, self.examples, factor)
         return trainer.train(task, trees, self.examples, factor)
 
     def _evaluate(self, task: BlockTask) -> Collector:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,14 +13,16 @@ import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
+from fedmomentum.build_data import build_data, options
 from fedmomentum.clients.evaluate import evaluate
+from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.norm import batch_norms, recalibrate
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
-from fedmomentum.clients.vectorize import choose
+from fedmomentum.clients.vectorize import choose, training_path
 from fedmomentum.clients.worker import Worker
-from fedmomentum.data import DATASETS, Dataset, FeatureShift, FederatedData, load, partition
+from fedmomentum.data import Dataset, FederatedData
 from fedmomentum.errors import UserError
 from fedmomentum.optim import make_rule
 from fedmomentum.optim.schedules import make_schedule
@@ -37,6 +38,7 @@ from fedmomentum.streams import stream
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
+    from fedmomentum.scenario.client import Client
     from fedmomentum.simulation.ray_pool import RayPool
 
 
@@ -97,14 +99,10 @@ class Federation:
             "test_examples": len(self.data.test_y),
             "vectorize": "stacked" if stacked else "one by one",
             "vectorize_reason": reason,
+            "training": training_path(self.network, self.spec),
             "device": self.spec.device,
             "data_checksum": self.checksum,
         }
-
-
-def options(model: Any, *leave_out: str) -> dict[str, Any]:
-    """Give the settings of a block of a scenario but its name, as keyword arguments; null is left to the default."""
-    return {k: v for k, v in model.model_dump(exclude={"name", *leave_out}).items() if v is not None}
 
 
 def optimizer(settings: Any) -> dict[str, Any]:
@@ -115,32 +113,6 @@ def optimizer(settings: Any) -> dict[str, Any]:
     if name == "adamw":  # decoupled is what the W stands for: with l2 decay it is Adam
         name = "adamw" if wanted.pop("decay") == "decoupled" else "adam"
     return {"name": name, **({"decay": "l2"} if name == "adam" else {}), **wanted}
-
-
-def build_data(scenario: FederatedScenario, cache: dict[str, Dataset] | None = None) -> tuple[FederatedData, str]:
-    """Load the data set, give each client its part, and give the data set's checksum."""
-    settings = scenario.data
-    wanted = options(settings, "partition", "validation", "shift")
-    key = f"{settings.name}:{sorted(wanted.items())}:{scenario.seed}"
-    cache = cache if cache is not None else {}
-    if key not in cache:
-        seeded = "seed" in inspect.signature(DATASETS[settings.name]).parameters
-        cache[key] = load(settings.name, **wanted, **({"seed": scenario.seed} if seeded else {}))
-    dataset = cache[key]
-    parts = options(settings.partition)
-    split = partition(
-        settings.partition.name,
-        labels=dataset.y,
-        groups=dataset.groups,
-        clients=parts.pop("clients", None),
-        seed=scenario.seed,
-        **parts,
-    )
-    shift = settings.shift
-    moved = shift is not None and any(options(shift).values())
-    lens = FeatureShift(**options(shift), seed=scenario.seed) if moved else None
-    data = FederatedData.build(dataset, split, validation=settings.validation, shift=lens, seed=scenario.seed)
-    return data, dataset.checksum
 
 
 def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) -> ClientSpec:
@@ -155,7 +127,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
     )
     return ClientSpec(
         model=model,
-        optimizer=optimizer(client.optimizer),
+        optimizer=client_optimizer(client),
         epochs=client.epochs,
         steps=client.steps,
         batch_size=None if client.batch_size == "all" else client.batch_size,
@@ -163,11 +135,33 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         clip_norm=client.clip_norm,
         batch_norm=client.batch_norm,
         keep_state=client.state == "keep",
+        measure=Measure(client.probes, client.probe_every, **options(client.measure)),
+        adapt=build_adapt(client),
         seed=scenario.seed,
         vectorize=scenario.engine.vectorize,
         device=device,
         threads=scenario.engine.threads,
     )
+
+
+def client_optimizer(client: Client) -> dict[str, Any]:
+    """Give the rule of a client; what it sets by its own curvature stands at the largest value allowed."""
+    wanted = optimizer(client.optimizer)
+    if wanted["lr"] == "safe":
+        wanted["lr"] = client.adapt.max_lr
+    if wanted.get("momentum") == "critical":
+        wanted["momentum"] = client.adapt.max_momentum
+    return wanted
+
+
+def build_adapt(client: Client) -> Adapt | None:
+    """Give what clients set by their own curvature, and its bounds; None where they set nothing."""
+    if not client.adaptive:
+        return None
+    set_by_clients = {
+        key: f"{key}: {word}" in client.adaptive for key, word in (("lr", "safe"), ("momentum", "critical"))
+    }
+    return Adapt(**set_by_clients, **options(client.adapt))
 
 
 def _factor(schedule: Any) -> Callable[[int], float] | None:
@@ -303,18 +297,28 @@ def choose_device(scenario: FederatedScenario) -> str:
     return str(wanted)
 
 
-def build(scenario: FederatedScenario, *, datasets: dict[str, Dataset] | None = None) -> Federation:
+def build(
+    scenario: FederatedScenario, *, datasets: dict[str, Dataset] | None = None, data: FederatedData | None = None
+) -> Federation:
     """Build everything of one arm but its executor.
+
+    Args:
+        scenario: that of the arm.
+        datasets: data sets that are loaded already; one that is loaded here is added.
+        data: in place of the scenario's own.
 
     Raises:
         UserError: something that the scenario names does not exist or does not fit.
     """
-    data, checksum = build_data(scenario, datasets)
+    checksum = ""
+    if data is None:
+        data, checksum = build_data(scenario, datasets)
     spec = build_spec(scenario, data, choose_device(scenario))
     network = Network(spec.model, spec.device)
     choose(network.module, spec.vectorize, spec.device)
     for path, asked in (
         ("client.batch_norm", spec.batch_norm != "average"),
+        ("client.probes: batch_norm", "batch_norm" in spec.measure.probes),
         ("evaluate.recalibrate", scenario.evaluate.recalibrate > 0),
     ):
         if asked and not batch_norms(network.module):
@@ -338,7 +342,12 @@ def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: St
         return spec
     hyper = dict(spec.optimizer)
     make_local(method, make_rule(hyper.pop("name"), **hyper), **wanted)
-    return replace(spec, method=method, method_options=wanted)
+    spec = replace(spec, method=method, method_options=wanted)
+    if spec.adapt is not None:
+        from fedmomentum.clients.adaptive import check_adapt
+
+        check_adapt(spec)
+    return spec
 
 
 def build_executor(federation: Federation, pool: RayPool | None = None) -> Executor:

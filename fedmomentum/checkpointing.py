@@ -46,11 +46,6 @@ class ArmCheckpoints:
         found = latest_checkpoint(self._folder.path)
         return None if found is None else Restart(found[0], float(found[1]["elapsed"]), found[1])
 
-    def due(self, server_round: int) -> bool:
-        """Say whether the scenario asks for a checkpoint after a round."""
-        every = self._scenario.checkpoint.every
-        return bool(every) and server_round % every == 0
-
     def save(self, server_round: int, arrays: Any, strategy: Any, grid: Any, elapsed: float) -> bool:
         """Write a checkpoint; False where the strategy cannot say what its state is (Flower's own cannot)."""
         if not hasattr(strategy, "state_dict"):

@@ -40,6 +40,7 @@ class DOMO(Carrying):
     spread: bool = False
 
     client_method: ClassVar[str] = "domo"
+    sends_models: ClassVar[bool] = False
     needs_metrics: ClassVar[tuple[str, ...]] = ("lr", "steps")
 
     def __post_init__(self) -> None:

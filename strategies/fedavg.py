@@ -22,6 +22,7 @@ from fedmomentum.events import Failure
 from fedmomentum.strategies import records
 from fedmomentum.strategies.admission import Expected, Reply, Report, admit, log_admission, silent
 from fedmomentum.strategies.aggregation import Accumulation, mean_metrics, weighted_mean
+from fedmomentum.strategies.agreement import agreement
 from fedmomentum.strategies.cohort import Cohort, UniformCohort
 from fedmomentum.strategies.nodes import choose, wait_for_nodes
 from fedmomentum.strategies.robust import Aggregator, TooFewError, clipped
@@ -113,6 +114,8 @@ class FedAvg(Strategy):
 
     client_method: ClassVar[str] = "local_sgd"
     """The client half that belongs to the algorithm, a name of ``fedmomentum.clients.methods.LOCAL_UPDATES``."""
+    sends_models: ClassVar[bool] = True
+    """Whether clients send where they have come to, so that ``old - mean`` is the mean of their updates."""
     needs_metrics: ClassVar[tuple[str, ...]] = ()
     """Finite numbers that each client has to report, for :meth:`client_mean`."""
     extra_weighting: ClassVar[Literal["examples", "uniform"]] = "examples"
@@ -320,6 +323,8 @@ class FedAvg(Strategy):
             return None, metrics
         old = self._old
         means = {name: torch.from_numpy(mean[name]) for name in old}
+        if self.sends_models and not self._robust:
+            metrics.update(agreement(_widened(old), _widened(means), self._reports, population=self.population))
         new = self.server_update(_widened(old), _widened(means), self._mean_extras(admitted, weights))
         same_layout(new, old)
         if self.step_schedule is not None:

@@ -34,6 +34,7 @@ class FedNova(FedAvg):
     server_learning_rate: float = 1.0
 
     client_method: ClassVar[str] = "fednova"
+    sends_models: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the arguments."""

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from fedmomentum.report.curves import Curve, collect
 from fedmomentum.report.gather import Arm, Columns
+from fedmomentum.report.measured import title_of
 from fedmomentum.report.numbers import real
 
 KNOWN = {
@@ -114,7 +115,7 @@ def _chart(key: str, arms: Sequence[Arm]) -> Chart:
         curve, axes = _join(members, key, members[0].group)
         if curve.last:
             series.append(Series(curve, axes, index))
-    title = KNOWN.get(key, key.replace("_", " "))
+    title = KNOWN.get(key) or title_of(key)
     kind = "metric" if key in KNOWN else "probe"
     return Chart(key, title, kind, series)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fedmomentum.errors import UserError
 from fedmomentum.runs.atomic import Row, columns, read_json, read_rows
 from fedmomentum.runs.checks import CHECKS, read_status
+from fedmomentum.runs.findings import Finding, read_findings
 from fedmomentum.runs.folder import CLIENTS, FAILURES, METRICS, MODEL, PLOTS, PROVENANCE, RESOLVED, SCENARIO, STATUS
 from fedmomentum.runs.parameters import load_parameters
 
@@ -68,6 +69,11 @@ class Run:
     def failures(self) -> list[Row]:
         """One row a reply that was not used: round, client, reason and kind."""
         return self._rows(FAILURES, lambda arm: arm.failures)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Predictions beside what was measured, of an analogy or a sampler; of a run with arms, those of all."""
+        return [f for arm in self.arms.values() for f in arm.findings] if self.arms else read_findings(self.path)
 
     @property
     def table(self) -> dict[str, list[Any]]:

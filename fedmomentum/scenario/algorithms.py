@@ -17,6 +17,16 @@ _LINEAR = ("sgd", "heavy_ball", "nesterov", "ema")
 _VELOCITY = ("heavy_ball", "nesterov", "ema")
 
 
+def one_rate(client: Client, who: str) -> Iterator[Misfit]:
+    """Refuse learning rates and momenta of the clients' own, where one number has to stand for all of them."""
+    for setting in client.adaptive:
+        key, _, word = setting.partition(": ")
+        yield Misfit(
+            ("client", "optimizer", key),
+            f"{who} needs one number for all clients, and {word} gives each its own",
+        )
+
+
 class SlowMo(StrategyBlock):
     """u <- beta u + D / gamma, x <- x - alpha gamma u, in units of the clients' learning rate (arXiv:1910.00643)."""
 
@@ -61,6 +71,7 @@ class LinearRuleBlock(StrategyBlock):
             yield Misfit(
                 ("client", "optimizer", "name"), f"{self._wants} counts gradients; take one of {', '.join(_LINEAR)}"
             )
+        yield from one_rate(client, self._wants)
 
     @property
     def _wants(self) -> str:
@@ -126,6 +137,11 @@ class DOMO(StrategyBlock):
     spread: bool = Field(default=False, description="with every local step (DOMO-S), not all before the first")
     client_half: ClassVar[bool] = True
 
+    def client_misfits(self, client: Client) -> Iterator[Misfit]:
+        """Refuse learning rates of the clients' own."""
+        yield from super().client_misfits(client)
+        yield from one_rate(client, "'domo'")
+
 
 class MimeBlock(StrategyBlock):
     """Clients step by the client's optimizer, with a state that the server alone moves."""
@@ -141,6 +157,7 @@ class MimeBlock(StrategyBlock):
         if client.state == "keep":
             name = getattr(self, "name", "")
             yield Misfit(("client", "state"), f"with '{name}' the state of the optimizer is the server's; leave it out")
+        yield from one_rate(client, f"'{getattr(self, 'name', '')}'")
 
 
 class MimeLite(MimeBlock):

@@ -190,9 +190,18 @@ def _hint(site: _Site, node: Node) -> str:
         return ""
     if "true or false" in words and value.lower() in ("yes", "no", "on", "off"):
         return f" (write {'true' if value.lower() in ('yes', 'on') else 'false'})"
+    if (value, str(site.path[-1])) in _BY_CURVATURE and "number" in words:
+        return _BY_CURVATURE[value, str(site.path[-1])]
     if "number" in words and not isinstance(_as_written(value), str):
         return " (a number in quotes is text; leave them out)"
     return did_you_mean(value, site.shape.options)
+
+
+_BY_CURVATURE = {
+    ("safe", "lr"): "; safe is a client's, of the optimizers sgd, heavy_ball, ema and nesterov",
+    ("critical", "momentum"): "; critical is a client's, of the optimizers heavy_ball, ema and nesterov",
+}
+"""What a client's optimizer takes and other places do not."""
 
 
 def _as_written(text: str) -> object:

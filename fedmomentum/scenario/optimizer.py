@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from fedmomentum.scenario.block import Block, ByName, Decay, NonNegative, Positive
+from fedmomentum.scenario.block import Block, ByName, Decay, Misfit, NonNegative, Positive
 
 Betas = Annotated[tuple[Decay, Decay], Field(strict=False)]  # a YAML list is no tuple; its items stay strict
 DecayForm = Literal["l2", "decoupled"]
@@ -109,4 +110,48 @@ class Lion(OptimizerBlock):
 
 Optimizer: TypeAlias = Annotated[
     Sgd | HeavyBall | Ema | Nesterov | Adagrad | RmsProp | Adam | AdamW | Yogi | Lion, ByName()
+]
+
+
+Rate = Positive | Literal["safe"]
+_SAFE = "learning rate; `safe`: each client's own, by its curvature (see `client.adapt`)"
+_CRITICAL = "part of the velocity that is kept, a step; `critical`: each client's own, by its curvature"
+
+
+class ClientSgd(Sgd):
+    """x <- x - lr g."""
+
+    lr: Rate = Field(description=_SAFE)  # type: ignore[assignment]
+
+
+class ClientHeavyBall(HeavyBall):
+    """v <- momentum v + (1 - dampening) g, x <- x - lr v: torch's SGD with momentum."""
+
+    lr: Rate = Field(description=_SAFE)  # type: ignore[assignment]
+    momentum: Decay | Literal["critical"] = Field(default=0.9, description=_CRITICAL)  # type: ignore[assignment]
+
+    def misfits(self) -> Iterator[Misfit]:
+        """Refuse a damped gradient where the client's curvature sets the rest: the closed forms know of none."""
+        yield from super().misfits()
+        if self.dampening and (self.lr == "safe" or self.momentum == "critical"):
+            words = "momentum: critical" if self.momentum == "critical" else "lr: safe"
+            yield Misfit(("dampening",), f"{words} needs dampening 0; for a damped gradient take the optimizer 'ema'")
+
+
+class ClientEma(Ema):
+    """v <- momentum v + (1 - momentum) g, x <- x - lr v."""
+
+    lr: Rate = Field(description=_SAFE)  # type: ignore[assignment]
+    momentum: Decay | Literal["critical"] = Field(default=0.9, description=_CRITICAL)  # type: ignore[assignment]
+
+
+class ClientNesterov(Nesterov):
+    """v <- momentum v + g, x <- x - lr (g + momentum v): torch's Nesterov."""
+
+    lr: Rate = Field(description=_SAFE)  # type: ignore[assignment]
+    momentum: Decay | Literal["critical"] = Field(default=0.9, description=_CRITICAL)  # type: ignore[assignment]
+
+
+ClientOptimizer: TypeAlias = Annotated[
+    ClientSgd | ClientHeavyBall | ClientEma | ClientNesterov | Adagrad | RmsProp | Adam | AdamW | Yogi | Lion, ByName()
 ]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fedmomentum.clients.batches import plan
+from fedmomentum.streams import Streams, stream
 
 from .federation import spec
 
@@ -48,3 +49,13 @@ def test_epochs_and_steps_exclude_each_other():
         spec(epochs=1, steps=2)
     with pytest.raises(ValueError, match="either epochs or steps"):
         spec(epochs=None)
+
+
+def test_streams_one_after_another_are_those_made_one_by_one():
+    many = Streams(5, "batches")
+    for client, round in [(0, 1), (7, 3), (0, 1), (2**31, 2)]:
+        kept = many.at(client=client, round=round)
+        single = stream(5, "batches", client=client, round=round)
+        assert kept.random(3).tolist() == single.random(3).tolist()
+        assert kept.integers(0, 7, 3, dtype=np.int32).tolist() == single.integers(0, 7, 3, dtype=np.int32).tolist()
+        kept.standard_normal(5, dtype=np.float32)  # leaves half a draw behind, which the next stream must not see

@@ -62,7 +62,7 @@ TABLE = [
     (8, "  optimizer: {name: adam}", 8, 3, "client.optimizer.lr", ["is missing"]),
     (8, "  epochs: 1", 7, 1, "client.optimizer", ["is missing", "a mapping with a name (sgd, "]),
     # ranges
-    (8, "  optimizer: {name: sgd, lr: 0}", 8, 30, "client.optimizer.lr", ["a number > 0, not 0"]),
+    (8, "  optimizer: {name: sgd, lr: 0}", 8, 30, "client.optimizer.lr", ["a number > 0 or safe, not 0"]),
     (8, "  optimizer: {name: heavy_ball, lr: 1, momentum: 1}", 8, 50, "client.optimizer.momentum", [">= 0 and < 1"]),
     (8, "  optimizer: {name: adam, lr: 1, betas: [0.9]}", 8, 34, "client.optimizer.betas[1]", ["is missing"]),
     (8, "  optimizer: {name: adam, lr: 1, betas: [0.9, 1]}", 8, 47, "client.optimizer.betas[1]", ["< 1, not 1"]),

@@ -1,0 +1,49 @@
+"""How far the clients of a round agree, from the mean update and the lengths of the single ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from fedmomentum.strategies.admission import Report
+from fedmomentum.trees import norm, sub
+
+DRIFT = "probe_drift"
+"""Column of the clients' metrics with the length of each one's update, where the scenario asks for that probe."""
+
+
+def agreement(
+    old: Mapping[str, Tensor], mean: Mapping[str, Tensor], reports: Sequence[Report], *, population: int
+) -> dict[str, float]:
+    """Give the coherence of a round's updates D_i, and the sampling noise of their mean; nothing without the probe.
+
+        coherence = |D|^2/sum_i w_i |D_i|^2,   noise = (N - S)/(N - 1) S/(S - 1) sum_i w_i^2 (sum_i w_i |D_i|^2 - |D|^2)
+
+    One where clients agree, 1/S where equally weighted ones share nothing. The noise is the expected squared error of D
+    as an estimate of the whole population's: exact for equal weights, else as if spread and weight were unrelated.
+
+    Args:
+        old: parameters that were sent.
+        mean: the weighted mean of those that came back.
+        reports: weight and metrics of each client.
+        population: N, clients in all.
+
+    Reference: the analogy :mod:`fedmomentum.analogies.server_momentum`, ``probe``.
+    """
+    rows = [(weight, value) for weight, metrics in reports if isinstance(value := metrics.get(DRIFT), int | float)]
+    total = sum(weight for weight, _ in rows)
+    if len(rows) < len(reports) or not rows or total <= 0:
+        return {}
+    shares = [weight / total for weight, _ in rows]
+    power = sum(w * float(length) ** 2 for w, (_, length) in zip(shares, rows, strict=True))
+    size = float(norm(sub(old, mean))) ** 2
+    if not (math.isfinite(power) and power > 0):
+        return {}
+    s = len(rows)
+    found = {"probe_coherence": size / power}
+    if 2 <= s <= population:
+        apart = sum(w * w for w in shares) * max(power - size, 0.0)
+        found["probe_sampling_noise"] = apart * s / (s - 1) * (population - s) / (population - 1)
+    return found

@@ -1,0 +1,45 @@
+"""What the recorded rule picks, and the words for it in the run folder."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from fedmomentum.clients.network import Network
+from fedmomentum.clients.vectorize import STACK_LIMIT, choose, training_path
+from fedmomentum.errors import UserError
+
+from .federation import spec
+
+ADAM = {"name": "adam", "lr": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "words"),
+    [
+        ("logistic", {"options": {}}, "batched products with the momentum built in"),
+        ("mlp", {"options": {"hidden": [40]}}, "the first layer in dual form for up to 120 examples a client"),
+        ("mlp", {"options": {"hidden": [31]}}, "momentum built in"),
+        ("mlp", {"options": {"hidden": [40]}, "keep_state": True}, "momentum built in"),
+        ("mlp", {"optimizer": ADAM}, "batched products, the rule itself"),
+        ("mlp", {"vectorize": "off"}, "autograd, torch's fused SGD"),
+        ("mlp", {"vectorize": "off", "optimizer": ADAM}, "autograd, the rule itself"),
+        ("cnn_small", {"options": {}, "shape": (1, 12, 12)}, "autograd, torch's fused SGD"),
+        ("cnn_small", {"options": {}, "shape": (1, 12, 12), "vectorize": "on"}, "vmap of autograd"),
+    ],
+)
+def test_the_path_in_words(model, settings, words):
+    wanted = spec(model, **settings)
+    assert training_path(Network(wanted.model), wanted).endswith(words)
+
+
+def test_auto_goes_by_model_and_device_alone():
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(1000, STACK_LIMIT // 1000))
+    convolution = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
+    norm = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
+    assert [choose(m, "auto", "cpu")[0] for m in (dense, wide, convolution, norm)] == [True, False, False, False]
+    assert [choose(m, "auto", "cuda")[0] for m in (dense, wide, convolution, norm)] == [True, True, True, False]
+    assert choose(convolution, "on", "cpu")[0] and not choose(dense, "off", "cuda")[0]
+    with pytest.raises(UserError, match="batch-norm statistics"):
+        choose(norm, "on", "cpu")
