@@ -82,12 +82,13 @@ class ArmCheckpoints:
         return Restart(found[0], elapsed if isinstance(elapsed, float) else 0.0, found[1], self._folder.path)
 
     def save(self, server_round: int, arrays: Any, strategy: Any, grid: Any, elapsed: float) -> bool:
-        """Write a checkpoint; False where the strategy cannot say what its state is (Flower's own cannot)."""
-        if not hasattr(strategy, "state_dict"):
+        """Write a checkpoint; False where the strategy cannot say what its state is."""
+        known = strategy.state_dict() if hasattr(strategy, "state_dict") else None
+        if known is None:
             return False
         state = {
             "arrays": _tensors(arrays),
-            "strategy": strategy.state_dict(),
+            "strategy": known,
             "grid": grid.state_dict(),
             "elapsed": elapsed,
         }

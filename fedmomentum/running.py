@@ -133,7 +133,10 @@ class Running(Course):
             if self.checkpoint_due(federation, server_round) or last or self.stop.asked:
                 elapsed = float(rows[-1].get("elapsed", 0.0)) if rows else 0.0
                 if not checkpoints.save(server_round, new, federation.strategy, grid, elapsed):
-                    self.warn("this strategy has no state_dict(), so a stopped run cannot go on: no checkpoints")
+                    self.warn(
+                        "the state of this strategy is unknown (it has no state_dict()): no checkpoints, so a stopped "
+                        "run cannot go on"
+                    )
             if self.stop.asked and not last:
                 raise KeyboardInterrupt
 
@@ -174,19 +177,18 @@ class Running(Course):
     def draw(self) -> None:
         """Draw the metrics over rounds, and write down (and draw) who holds what."""
         from fedmomentum.data import summarise
-        from fedmomentum.report import draw_metric, draw_partition, draw_probes
+        from fedmomentum.report import draw_outcome, draw_partition, draw_probes
 
         question = self.loaded.scenario.question or self.result.name
-        for metric in ("accuracy", "loss"):
-            if self.pictures and any(metric in row for rows in self.result.arms.values() for row in rows):
-                draw_metric(self.result.arms, metric, folder=self.folder.plots, question=question)
+        if self.pictures:
+            draw_outcome(load_run(self.folder.path), self.loaded, self.result.arms, self.folder.plots)
         columns = {key for rows in self.result.arms.values() for row in rows for key in row}
         if self.pictures and any(key.startswith("probe_") for key in columns):
             draw_probes(load_run(self.folder.path), folder=self.folder.plots, question=question)
-        splits: dict[object, list[str]] = {}
+        splits: dict[str, list[str]] = {}
         for arm, federation in self.federations.items():
             if federation.data.y.ndim == 1:
-                splits.setdefault((federation.scenario.seed, federation.scenario.data), []).append(arm)
+                splits.setdefault(f"{federation.scenario.seed} {federation.scenario.data!r}", []).append(arm)
         records = []
         for number, arms in enumerate(splits.values(), start=1):
             one = self.federations[arms[0]]

@@ -74,7 +74,7 @@ def headline(arms: Arms, *, status: str = "finished", name: str = "") -> str:
         done = int(begun[arm][-1]["round"])
         words.append(f"{arm} {number(values[arm])}" + (f" after {done}" if done != rounds else ""))
     if len(ranked) > MOST_ARMS:
-        words.append(f"{len(ranked) - MOST_ARMS} more arms")
+        words.append(_count(len(ranked) - MOST_ARMS, "more arm"))
     return f"{prefix}{'; '.join(words)} {cost}"
 
 
@@ -83,6 +83,7 @@ def final_lines(result: Result) -> list[str]:
     lines = [headline(result.arms, status=result.status, name=result.name)]
     if any(result.findings.values()):
         lines = [*predictions.lines(result.findings), _predictions(result)]
+    lines += privacy_lines(result.arms)
     claims = result.expectations
     if claims:
         failed = [claim for claim in claims if not claim.ok]
@@ -94,15 +95,32 @@ def final_lines(result: Result) -> list[str]:
     return lines
 
 
+def privacy_lines(arms: Arms) -> list[str]:
+    """Say what privacy has cost, of each arm that has it."""
+    words = []
+    for arm, rows in arms.items():
+        spent, delta = last_value(rows, "epsilon"), last_value(rows, "delta")
+        if spent is not None and delta is not None:
+            words.append(f"{arm} epsilon {number(spent)} at delta {number(delta)}".strip())
+    return [f"privacy of clients: {'; '.join(words)}"] if words else []
+
+
 def _predictions(result: Result) -> str:
     prefix = "" if result.status == "finished" else f"{result.status}: "
     return f"{prefix}{predictions.headline(result.findings, result.name)} ({duration(seconds(result.arms))})"
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """Give the pictures of a run, the one to look at first: accuracy, then other metrics, then the partition."""
-    order = {"accuracy": 0, "loss": 1, "partition": 3}
-    return sorted(Path(folder).glob("plots/*.png"), key=lambda path: (order.get(path.stem, 2), path.name))
+    """Give the pictures of a run, the one to look at first.
+
+    That is accuracy over bytes or over a setting, where there is such a picture; then accuracy over rounds, then other
+    metrics, then the partition.
+    """
+    order = {"accuracy": 1, "loss": 2, "partition": 4}
+    return sorted(
+        Path(folder).glob("plots/*.png"),
+        key=lambda path: (0 if path.stem.startswith("accuracy-") else order.get(path.stem, 3), path.stem),
+    )
 
 
 def as_json(result: Result) -> dict[str, object]:

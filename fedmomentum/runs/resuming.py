@@ -10,7 +10,7 @@ from fedmomentum.errors import UserError
 from fedmomentum.runs.folder import PROVENANCE, RunFolder
 from fedmomentum.runs.read import Run
 
-FREE = ("rounds", "engine", "checkpoint", "question", "expect", "trackers")
+FREE = ("rounds", "steps", "animation", "engine", "checkpoint", "question", "expect", "trackers")
 """Settings that may differ when a run goes on: none of them changes the bits of a round (nor does ``evaluate``, but its
 rows would no longer be those of one run)."""
 PINNED = ("engine.vectorize", "engine.block_size", "engine.threads")

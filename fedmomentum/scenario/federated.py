@@ -63,10 +63,20 @@ class FederatedScenario(Scenario):
         if isinstance(self.strategy, CustomStrategy):
             return
         yield from self.strategy.client_misfits(self.client)
+        if self.strategy.privacy is not None:
+            yield from self._privacy_misfits()
         quorum = self.strategy.quorum
         most = count if count is not None else population
         if isinstance(quorum, int) and most is not None and quorum > most:
             yield Misfit(("strategy", "quorum"), f"expected at most the {most} clients of a round, not {quorum}")
+
+    def _privacy_misfits(self) -> Iterator[Misfit]:
+        """Refuse cohorts for which the accountant does not count."""
+        if self.participation.name != "bernoulli":
+            words = "privacy is counted for clients that take part independently: 'bernoulli', with a probability"
+            yield Misfit(("participation", "name"), f"{words}; not '{self.participation.name}'")
+        if self.participation.availability is not None:
+            yield Misfit(("participation", "availability"), "privacy is counted for clients that are always there")
 
     def extent(self) -> dict[str, int]:
         """Give clients and rounds; of a natural partition the clients are known once the data is there."""

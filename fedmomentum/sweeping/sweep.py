@@ -266,7 +266,7 @@ class _Sweep:
 
     def _put_together(self, status: str) -> None:
         """Write table and pictures of all that there is, and check the claims once all of it is."""
-        from fedmomentum.report import draw_metric
+        from fedmomentum.report import draw_outcome
 
         folder = RunFolder(self.path)
         result = self.result
@@ -277,11 +277,8 @@ class _Sweep:
         rounds = max((int(row["round"]) for rows in result.arms.values() for row in rows), default=0)
         folder.set_status(status, rounds_done=rounds)
         write_table(self.path, list(self.points.values()))
-        question = self.loaded.scenario.question or result.name
-        for metric in ("accuracy", "loss"):
-            if any(metric in row for rows in result.arms.values() for row in rows):
-                with writing(folder.plots):
-                    draw_metric(result.arms, metric, folder=folder.plots, question=question)
+        with writing(folder.plots):
+            draw_outcome(load_run(self.path), self.loaded, result.arms, folder.plots)
         if status == "finished":
             result.expectations = scenarios.check_expectations(self.loaded, result.arms)
             folder.set_status(expectations=[asdict(claim) for claim in result.expectations] or None)
