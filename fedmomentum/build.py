@@ -20,6 +20,7 @@ from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.norm import batch_norms, recalibrate
+from fedmomentum.clients.rules import make_client_rule
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.vectorize import choose, training_path
 from fedmomentum.clients.worker import Worker
@@ -32,10 +33,12 @@ from fedmomentum.simulation.executor import Executor, InlineExecutor
 from fedmomentum.simulation.faults import Faults, Stragglers
 from fedmomentum.simulation.grid import SimulationGrid
 from fedmomentum.simulation.memory import ClientMemory
-from fedmomentum.strategies import STRATEGIES, FedAvg, Foreign, MimeLite, Privacy
+from fedmomentum.strategies import QLSD, STRATEGIES, FedAvg, Foreign, MimeLite, Privacy
 from fedmomentum.strategies import cohort as cohorts
 from fedmomentum.strategies.robust import AGGREGATORS
+from fedmomentum.strategies.sampling import Sampling
 from fedmomentum.streams import stream
+from fedmomentum.translate import model_options, optimizer
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
@@ -112,16 +115,6 @@ class Federation:
         }
 
 
-def optimizer(settings: Any) -> dict[str, Any]:
-    """Give the settings of an optimizer as :func:`fedmomentum.optim.make_rule` takes them, its name among them."""
-    wanted, name = options(settings), settings.name
-    if "betas" in wanted:
-        wanted["beta1"], wanted["beta2"] = wanted.pop("betas")
-    if name == "adamw":  # decoupled is what the W stands for: with l2 decay it is Adam
-        name = "adamw" if wanted.pop("decay") == "decoupled" else "adam"
-    return {"name": name, **({"decay": "l2"} if name == "adam" else {}), **wanted}
-
-
 def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) -> ClientSpec:
     """Give what every client of the scenario does."""
     client = scenario.client
@@ -130,11 +123,11 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         input_shape=tuple(data.x.shape[1:]),
         classes=data.classes,
         seed=scenario.seed,
-        options=options(scenario.model, "options") | dict(getattr(scenario.model, "options", None) or {}),
+        options=model_options(scenario.model),
     )
     return ClientSpec(
         model=model,
-        optimizer=client_optimizer(client),
+        optimizer=_at_posterior(client_optimizer(client), client.optimizer, data),
         epochs=client.epochs,
         steps=client.steps,
         batch_size=None if client.batch_size == "all" else client.batch_size,
@@ -149,6 +142,13 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         device=device,
         threads=scenario.engine.threads,
     )
+
+
+def _at_posterior(wanted: dict[str, Any], settings: Any, data: FederatedData) -> dict[str, Any]:
+    """Fill in the temperature that a scenario leaves to the data: one over the number of training examples."""
+    if "temperature" in type(settings).model_fields and settings.temperature is None:
+        return wanted | {"temperature": 1.0 / float(np.asarray(data.sizes).sum())}
+    return wanted
 
 
 def client_optimizer(client: Client) -> dict[str, Any]:
@@ -218,6 +218,12 @@ def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Ne
     clients = scenario.evaluate.clients
     if settings.name not in STRATEGIES:
         return _foreign_strategy(scenario, data, wanted)
+    wanted = _at_posterior(wanted, settings, data)
+    strategy_class = STRATEGIES[settings.name]
+    if issubclass(strategy_class, Sampling) and wanted.pop("weighting") == "examples":
+        wanted["examples"] = float(np.asarray(data.sizes).sum())
+    if issubclass(strategy_class, QLSD):
+        wanted["weight_decay"] = scenario.client.optimizer.weight_decay
     if (rule := getattr(settings, "rule", None)) is not None:
         wanted["rule"] = make_rule(**optimizer(rule))
     if issubclass(STRATEGIES[settings.name], MimeLite):
@@ -379,7 +385,7 @@ def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: St
     else:
         return spec
     hyper = dict(spec.optimizer)
-    make_local(method, make_rule(hyper.pop("name"), **hyper), **wanted)
+    make_local(method, make_client_rule(hyper.pop("name"), **hyper), **wanted)
     spec = replace(spec, method=method, method_options=wanted)
     if spec.adapt is not None:
         from fedmomentum.clients.adaptive import check_adapt
