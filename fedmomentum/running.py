@@ -119,7 +119,7 @@ class Running(Course):
         grid, facts = self.engine(federation, folder)
         arrays = federation.initial_arrays()
         if start is not None:
-            arrays = start.restore(federation.strategy, grid)
+            arrays = start.restore(federation.strategy, grid, arrays)
         first_round = 1 if start is None else start.round + 1
         listeners = [*self.listeners, Rows(rows)]
         facts = {**federation.facts(), **facts}
