@@ -10,10 +10,10 @@ BIN := $(abspath $(VENV))/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check lint types layers format farm bench docs build clean
+.PHONY: help run test check lint types layers format farm bench bench-peers docs build clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Variables: SCENARIO=file.yaml and ARGS='--set ...' for run, ARGS='-k name' and WORKERS=0 (no parallel processes) for test, PYTHON=, VENV="
 
 run: $(VENV)/.installed ## Set up, then run a scenario (the quickstart unless SCENARIO= names another)
@@ -46,6 +46,12 @@ farm: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev ## Run the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: ## Set up other frameworks for the benchmarks, each in an environment of its own under .peers/ (2 GB)
+	@for peer in pfl fedjax jax; do \
+	  test -x .peers/$$peer/bin/python || $(PYTHON) -m venv .peers/$$peer; \
+	  .peers/$$peer/bin/python -m pip install --quiet --requirement benchmarks/peers/$$peer.txt || exit 1; \
+	done
 
 docs: $(VENV)/.installed-dev ## Write the pages of docs/ that come from the code
 	$(BIN)/python -m fedmomentum.scenario.reference > docs/scenarios.md
