@@ -22,12 +22,13 @@ from fedmomentum.clients.local import LocalUpdate
 from fedmomentum.clients.looped import NORM, LoopedTrainer
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
+from fedmomentum.clients.rules import make_client_rule
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.clients.stacked import StackedTrainer
 from fedmomentum.clients.vectorize import choose
 from fedmomentum.data import FederatedData
 from fedmomentum.events import Span
-from fedmomentum.optim import Rule, chain, clip_by_norm, make_rule
+from fedmomentum.optim import Rule, chain, clip_by_norm
 from fedmomentum.protocol import ARRAYS
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Worker:
         if self.spec.adapt is not None:
             return self._adapted(hyper, factor)
         hyper["lr"] = hyper["lr"] * factor
-        return self._half(make_rule(self.spec.optimizer["name"], **hyper))
+        return self._half(make_client_rule(self.spec.optimizer["name"], **hyper))
 
     def _adapted(self, hyper: Mapping[str, Any], factor: float) -> LocalUpdate:
         from fedmomentum.clients.adaptive import adapted, adaptive_rule

@@ -21,6 +21,7 @@ from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.norm import batch_norms
+from fedmomentum.clients.rules import make_client_rule
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.vectorize import choose, training_path
 from fedmomentum.clients.worker import Worker
@@ -36,10 +37,12 @@ from fedmomentum.simulation.faults import Faults, Stragglers
 from fedmomentum.simulation.grid import SimulationGrid
 from fedmomentum.simulation.memory import ClientMemory
 from fedmomentum.simulation.telling import Evaluation
-from fedmomentum.strategies import STRATEGIES, FedAvg, Foreign, MimeLite, Privacy
+from fedmomentum.strategies import QLSD, STRATEGIES, FedAvg, Foreign, MimeLite, Privacy
 from fedmomentum.strategies import cohort as cohorts
 from fedmomentum.strategies.records import views
 from fedmomentum.strategies.robust import AGGREGATORS
+from fedmomentum.strategies.sampling import Sampling
+from fedmomentum.translate import model_options, optimizer
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
@@ -139,16 +142,6 @@ class _Tested:
         return found, (span,)
 
 
-def optimizer(settings: Any) -> dict[str, Any]:
-    """Give the settings of an optimizer as :func:`fedmomentum.optim.make_rule` takes them, its name among them."""
-    wanted, name = options(settings), settings.name
-    if "betas" in wanted:
-        wanted["beta1"], wanted["beta2"] = wanted.pop("betas")
-    if name == "adamw":  # decoupled is what the W stands for: with l2 decay it is Adam
-        name = "adamw" if wanted.pop("decay") == "decoupled" else "adam"
-    return {"name": name, **({"decay": "l2"} if name == "adam" else {}), **wanted}
-
-
 def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) -> ClientSpec:
     """Give what every client of the scenario does."""
     client = scenario.client
@@ -157,11 +150,11 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         input_shape=tuple(data.x.shape[1:]),
         classes=data.classes,
         seed=scenario.seed,
-        options=options(scenario.model, "options") | dict(getattr(scenario.model, "options", None) or {}),
+        options=model_options(scenario.model),
     )
     return ClientSpec(
         model=model,
-        optimizer=client_optimizer(client),
+        optimizer=_at_posterior(client_optimizer(client), client.optimizer, data),
         epochs=client.epochs,
         steps=client.steps,
         batch_size=None if client.batch_size == "all" else client.batch_size,
@@ -176,6 +169,13 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         device=device,
         threads=scenario.engine.threads,
     )
+
+
+def _at_posterior(wanted: dict[str, Any], settings: Any, data: FederatedData) -> dict[str, Any]:
+    """Fill in the temperature that a scenario leaves to the data: one over the number of training examples."""
+    if "temperature" in type(settings).model_fields and settings.temperature is None:
+        return wanted | {"temperature": 1.0 / float(np.asarray(data.sizes).sum())}
+    return wanted
 
 
 def client_optimizer(client: Client) -> dict[str, Any]:
@@ -245,6 +245,12 @@ def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Ne
     clients = scenario.evaluate.clients
     if settings.name not in STRATEGIES:
         return _foreign_strategy(scenario, data, wanted)
+    wanted = _at_posterior(wanted, settings, data)
+    strategy_class = STRATEGIES[settings.name]
+    if issubclass(strategy_class, Sampling) and wanted.pop("weighting") == "examples":
+        wanted["examples"] = float(np.asarray(data.sizes).sum())
+    if issubclass(strategy_class, QLSD):
+        wanted["weight_decay"] = scenario.client.optimizer.weight_decay
     if (rule := getattr(settings, "rule", None)) is not None:
         wanted["rule"] = make_rule(**optimizer(rule))
     if issubclass(STRATEGIES[settings.name], MimeLite):
@@ -304,14 +310,18 @@ def _foreign_strategy(scenario: FederatedScenario, data: FederatedData, wanted: 
     return Foreign(made, train=cohort, evaluate=judges, seed=scenario.seed)
 
 
-def build_faults(scenario: FederatedScenario) -> Faults:
-    """Give what goes wrong in the scenario."""
+def build_faults(scenario: FederatedScenario, clients: int) -> Faults:
+    """Give what goes wrong in the scenario.
+
+    Raises:
+        UserError: the trace of dropouts is not as it should be, or names a client that is not among so many.
+    """
     settings = scenario.participation
     stragglers = settings.stragglers
     dropout = settings.dropout
     return Faults(
         dropout=dropout if isinstance(dropout, float | int) else 0.0,
-        trace=None if isinstance(dropout, float | int) else read_trace(dropout.trace),
+        trace=None if isinstance(dropout, float | int) else read_trace(dropout.trace, clients),
         stragglers=None
         if stragglers is None
         else Stragglers(sigma=stragglers.sigma, deadline=stragglers.deadline, late=stragglers.late, seed=scenario.seed),
@@ -319,8 +329,8 @@ def build_faults(scenario: FederatedScenario) -> Faults:
     )
 
 
-def read_trace(path: str) -> dict[int, frozenset[int]]:
-    """Read a dropout trace: lines of ``round,client`` under that heading.
+def read_trace(path: str, clients: int) -> dict[int, frozenset[int]]:
+    """Read a dropout trace: lines of ``round,client`` under that heading, rounds from 1, clients from 0.
 
     Raises:
         UserError: the file or a line of it is not as it should be; the message names file and line.
@@ -343,6 +353,11 @@ def read_trace(path: str) -> dict[int, frozenset[int]]:
             raise UserError(
                 f"{path}:{number}: expected two whole numbers, round and client, not {','.join(row)!r}"
             ) from None
+        if server_round < 1 or not 0 <= client < clients:
+            raise UserError(
+                f"{path}:{number}: rounds count from 1 and clients from 0 to {clients - 1}, so there is no round "
+                f"{server_round} with a client {client}"
+            )
         trace.setdefault(server_round, set()).add(client)
     return {server_round: frozenset(clients) for server_round, clients in trace.items()}
 
@@ -388,7 +403,7 @@ def build(
     ):
         if asked and not batch_norms(network.module):
             raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
-    return Federation(scenario, data, checksum, spec, network, strategy, build_faults(scenario))
+    return Federation(scenario, data, checksum, spec, network, strategy, build_faults(scenario, data.clients))
 
 
 def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: Strategy) -> ClientSpec:
@@ -406,7 +421,7 @@ def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: St
     else:
         return spec
     hyper = dict(spec.optimizer)
-    make_local(method, make_rule(hyper.pop("name"), **hyper), **wanted)
+    make_local(method, make_client_rule(hyper.pop("name"), **hyper), **wanted)
     spec = replace(spec, method=method, method_options=wanted)
     if spec.adapt is not None:
         from fedmomentum.clients.adaptive import check_adapt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal, cast
@@ -38,6 +38,7 @@ from fedmomentum.simulation.blocks import automatic_block_size, cut
 from fedmomentum.simulation.executor import Executor, Lost
 from fedmomentum.simulation.faults import Faults
 from fedmomentum.simulation.memory import ClientMemory
+from fedmomentum.strategies.broadcast import Broadcast
 from fedmomentum.strategies.records import record as to_record
 from fedmomentum.strategies.records import views
 from fedmomentum.trees import State
@@ -166,33 +167,42 @@ class SimulationGrid(BaseGrid):
         self.memory = ClientMemory(self.memory.limit, self.memory.folder)
         self.memory.update(cast(Mapping[int, State], state["memory"]))
 
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Work on messages and give the replies, in an order that depends on the messages alone."""
+        if isinstance(messages, Broadcast):
+            return self._exchange([messages] if messages else [], timeout)
+        return super().send_and_receive(messages, timeout=timeout)
+
     def _work(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
+        groups: dict[tuple[str, int], list[Message]] = {}
+        for message in messages:  # the messages of a round share one content: the model travels once
+            groups.setdefault((message.metadata.message_type, id(message.content)), []).append(message)
+        return self._exchange(list(groups.values()), timeout)
+
+    def _exchange(self, groups: Sequence[Sequence[Message]], timeout: float | None) -> list[Message]:
+        """Work on groups of messages, each with one content and type."""
+        mails = [_Mail(group, self._stamp) for group in groups]
         before, self.report = self.report, RoundReport()
         if before.preliminary:
             self.report.bytes_down, self.report.bytes_up = before.bytes_down, before.bytes_up
             self.report.worker_seconds = before.worker_seconds
             self.report.broadcast_bytes, self.report.gathered_bytes = before.broadcast_bytes, before.gathered_bytes
             self.report.spans, self.report.phases = before.spans, before.phases
-        self.report.preliminary = any(m.metadata.message_type == GRADIENT_QUERY for m in messages)
-        groups: dict[tuple[str, int], list[Message]] = {}
-        for message in messages:  # the messages of a round share one content: the model travels once
-            groups.setdefault((message.metadata.message_type, id(message.content)), []).append(message)
+        self.report.preliminary = any(mail.message_type == GRADIENT_QUERY for mail in mails)
         replies: list[Message] = []
-        for (kind, _), group in groups.items():
-            replies += self._round(group, _kind(kind), timeout)
+        for mail in mails:
+            replies += self._round(mail, _kind(mail.message_type), timeout)
         return replies
 
     def _round(
-        self, messages: Sequence[Message], kind: Literal["train", "evaluate", "gradient"], timeout: float | None
+        self, mail: _Mail, kind: Literal["train", "evaluate", "gradient"], timeout: float | None
     ) -> list[Message]:
-        content = messages[0].content
-        config = next(iter(content.config_records.values()), ConfigRecord())
-        by_client = {m.metadata.dst_node_id: m for m in messages}
-        records = records_of(content, views)  # no copy: the numbers stay in the bytes of the message
+        config = next(iter(mail.content.config_records.values()), ConfigRecord())
+        records = records_of(mail.content, views)  # no copy: the numbers stay in the bytes of the message
         server_round = int(config.get(SERVER_ROUND, 1))  # type: ignore[arg-type]
         reduce = config.get(REDUCTION, EVERY) == MEAN
-        clients = sorted(by_client)
-        work = [float(self.spec.steps_for(int(self.sizes[c]))) for c in clients]
+        clients = mail.clients
+        work = [float(self.spec.steps_for(n)) for n in np.asarray(self.sizes)[clients].tolist()]
         if kind == "evaluate":
             outcome = Faults().outcome(server_round, clients, work)
         else:
@@ -254,15 +264,15 @@ class SimulationGrid(BaseGrid):
                 )
             for name, column in result.members.items():
                 report.members.setdefault(name, []).extend(column)
-            replies += self._replies(result, by_client, reduce=reduce)
+            replies += self._replies(result, mail, reduce=reduce)
         _count(report.phases, "reduce", time.perf_counter() - began)
         report.failures += failures
         replies += [
-            flower.error_reply(by_client[f.client], f"client {f.client}: {f.reason} [{f.kind}]") for f in failures
+            flower.error_reply(mail.to(f.client), f"client {f.client}: {f.reason} [{f.kind}]") for f in failures
         ]
         return replies
 
-    def _replies(self, result: BlockResult, by_client: Mapping[int, Message], *, reduce: bool) -> list[Message]:
+    def _replies(self, result: BlockResult, mail: _Mail, *, reduce: bool) -> list[Message]:
         """Give one reply for the block, or one for each of its clients."""
         members = result.members
         clients = [int(c) for c in members["client"]]
@@ -280,20 +290,42 @@ class SimulationGrid(BaseGrid):
                 content[record] = to_record(arrays)
             table = {n: [int(v) for v in c] if n == "client" else list(c) for n, c in members.items()}
             content[MEMBERS] = ConfigRecord(table)  # type: ignore[arg-type]
-            return [flower.reply(by_client[clients[0]], content)]
+            return [flower.reply(mail.to(clients[0]), content)]
         replies = []
         for position, client in enumerate(clients):
             numbers = {name: float(column[position]) for name, column in members.items() if name != "client"}
             content = RecordDict({METRICS: MetricRecord(numbers)})  # type: ignore[arg-type]
             for record, arrays in (result.each[position] if result.each else {}).items():
                 content[record] = to_record(arrays)
-            replies.append(flower.reply(by_client[client], content))
+            replies.append(flower.reply(mail.to(client), content))
         return replies
 
 
 def _count(phases: dict[str, float], phase: str, seconds: float) -> None:
     if seconds:
         phases[phase] = phases.get(phase, 0.0) + seconds
+
+
+class _Mail:
+    """The messages of one content and type, by client; one is looked at, and stamped, only where it is replied to."""
+
+    def __init__(self, messages: Sequence[Message], stamp: Callable[[Iterable[Message]], list[Message]]) -> None:
+        """Take messages: stamped ones, or a broadcast whose messages need not be there yet."""
+        self._messages, self._stamp = messages, stamp
+        self._lazy = isinstance(messages, Broadcast)
+        if isinstance(messages, Broadcast):
+            self.content, self.message_type = messages.content, messages.message_type
+            nodes = list(messages.nodes)
+        else:
+            self.content, self.message_type = messages[0].content, messages[0].metadata.message_type
+            nodes = [message.metadata.dst_node_id for message in messages]
+        self._position = {node: position for position, node in enumerate(nodes)}
+        self.clients = sorted(self._position)
+
+    def to(self, client: int) -> Message:
+        """Give the message to a client."""
+        message = self._messages[self._position[client]]
+        return self._stamp([message])[0] if self._lazy else message
 
 
 def _kind(message_type: str) -> Literal["train", "evaluate", "gradient"]:

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import strategy as stock
 
 from fedmomentum import strategies as ours
@@ -344,3 +344,25 @@ def test_a_third_party_client_app_runs_on_ray_and_keeps_its_context(local_ray):
     assert results[0].rows[-1]["visits"] == pytest.approx(3.0)
     assert {f.client for _, f in results[0].failures} == {3}
     assert "client 3 has no disk" in results[0].failures[0][1].reason
+
+
+def test_a_broadcast_makes_no_message_that_nobody_looks_at():
+    """Our grid replies to one message a block; any other grid sees a sequence of messages like Flower's own."""
+    from fedmomentum.strategies.broadcast import Broadcast
+
+    wanted, data = spec(), federation()
+    grid = SimulationGrid(InlineExecutor(partial(Worker, wanted), data), wanted, data.sizes, block_size=2)
+    strategy = fedavgm(reduction="mean")
+    sent = strategy.configure_train(1, start(wanted), ConfigRecord(), grid)
+    assert isinstance(sent, Broadcast) and len(sent) == len(SIZES) and not sent._made
+    lazy = list(grid.send_and_receive(sent))
+    assert len(sent._made) == len(lazy) == 3
+    single = list(strategy.configure_train(1, start(wanted), ConfigRecord(), grid))
+    assert [m.metadata.dst_node_id for m in single] == [m.metadata.dst_node_id for m in sent]
+    assert sent[0] is sent[0] and sent[-1].metadata.dst_node_id == sent[1:][-1].metadata.dst_node_id
+    eager = list(grid.send_and_receive(single))
+    for a, b in zip(lazy, eager, strict=True):
+        assert a.metadata.src_node_id == b.metadata.src_node_id
+        assert a.content["members"] == b.content["members"]
+        for name, x in to_arrays(a.content["arrays"]).items():
+            np.testing.assert_array_equal(x, to_arrays(b.content["arrays"])[name])
