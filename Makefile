@@ -3,6 +3,7 @@ PYTHON   ?= python3
 VENV     ?= .venv
 SCENARIO ?= scenarios/quickstart.yaml
 ARGS     ?=
+EXTRA    ?= dev
 WORKERS  ?= auto
 
 # Absolute, because `check` works from another folder.
@@ -14,7 +15,8 @@ BIN := $(abspath $(VENV))/bin
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: SCENARIO=file.yaml and ARGS='--set ...' for run, ARGS='-k name' and WORKERS=0 (no parallel processes) for test, PYTHON=, VENV="
+	@echo "Variables: SCENARIO=file.yaml and ARGS='--set ...' for run; ARGS='-k name', WORKERS=0 (no parallel processes) and EXTRA=ci"
+	@echo "  (whatever a test can use) for test; PYTHON=, VENV="
 
 run: $(VENV)/.installed ## Set up, then run a scenario (the quickstart unless SCENARIO= names another)
 	$(BIN)/fedmomentum run $(SCENARIO) $(ARGS)
@@ -67,5 +69,5 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA)]'
 	@touch $@ $(VENV)/.installed

@@ -2,7 +2,8 @@
 
 ``clients``: 1,000 clients a round out of 1,000,000 and out of 10,000 registered ones, the same work and the same data
 set, through ``fm.run`` and the inline engine. Every run is a process of its own, the two alternate. ``partitions``:
-seconds to deal out 4,000,000 examples to 1,000,000 clients.
+seconds to deal out 4,000,000 examples to 1,000,000 clients. ``models``: bytes that move between the process and its
+workers in a round, and memory at its peak, for models of 25 and 100 million parameters.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 FEW, MANY = 10_000, 1_000_000
+LAYERS, COHORT = (24, 96), 8
+"""Layers of the large models, 1.05 million parameters each, and clients a round."""
 
 
 def measure(part: str, *arguments: object) -> Any:
@@ -75,7 +78,33 @@ def partitions(repeats: int) -> dict[str, Any]:
     return best
 
 
-PARTS: dict[str, Callable[[int], dict[str, Any]]] = {"clients": clients, "partitions": partitions}
+def models(repeats: int) -> dict[str, Any]:
+    """Weigh what moves and what is held for models of 25 and 100 million parameters on 2 workers."""
+    found: dict[str, Any] = {}
+    print(
+        "\n| parameters | engine | moved / round | this process | a worker | all, shared memory included | s / round |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for workers in (0, 2):
+        base = measure("models", 0, workers, COHORT)  # the same with a model of 0.04 million parameters
+        for layers in LAYERS:
+            row = measure("models", layers, workers, COHORT)
+            size = row["model_bytes"]
+            held = {key: (row[key] - base[key]) / size for key in ("driver", "worker", "total")}
+            engine = f"Ray, {workers} workers" if workers else "inline"
+            found[f"{size // 4:,} {engine}"] = {"moved": row["moved_in_models"], **held, "seconds": row["seconds"]}
+            moved = f"{row['moved_in_models']:.2f}" if workers else "0"
+            worker = f"{held['worker']:.1f}" if workers else "-"
+            print(
+                f"| {size / 4e6:.0f}M | {engine} | {moved} | {held['driver']:.1f} | {worker} | {held['total']:.1f} | "
+                f"{row['seconds']:.1f} |",
+                flush=True,
+            )
+    print(f"in sizes of the model; {COHORT} clients a round; SGD with momentum; memory beyond that of a tiny model")
+    return found
+
+
+PARTS: dict[str, Callable[[int], dict[str, Any]]] = {"clients": clients, "partitions": partitions, "models": models}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

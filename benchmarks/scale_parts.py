@@ -88,13 +88,90 @@ def partitions(registered: int) -> dict[str, dict[str, float]]:
     return found
 
 
+WIDTH = 1024
+
+
+def deep(*, input_shape: tuple[int, ...], classes: int, layers: int) -> Any:
+    """Give a dense network of so many layers of 1024 x 1024: 1.05 million parameters a layer."""
+    from torch import nn
+
+    hidden = [module for _ in range(layers) for module in (nn.Linear(WIDTH, WIDTH), nn.ReLU())]
+    return nn.Sequential(nn.Linear(input_shape[0], WIDTH), nn.ReLU(), *hidden, nn.Linear(WIDTH, classes))
+
+
+def models(layers: int, workers: int, clients: int) -> dict[str, Any]:
+    """Train rounds of a model on so many actors (0: in this process); give bytes that moved and memory at its peak."""
+    from functools import partial
+
+    import numpy as np
+
+    from benchmarks.memory import Peaks
+
+    if workers:
+        from fedmomentum.simulation.ray_pool import RayPoolStart
+
+        starting = RayPoolStart(workers=workers)
+    from fedmomentum.clients.network import Network
+    from fedmomentum.clients.spec import ClientSpec, ModelSpec
+    from fedmomentum.clients.worker import Worker
+    from fedmomentum.data import Dataset, FederatedData, Partition
+    from fedmomentum.simulation.executor import InlineExecutor
+    from fedmomentum.simulation.grid import SimulationGrid
+    from fedmomentum.simulation.loop import run_rounds
+    from fedmomentum.strategies import FedAvg
+    from fedmomentum.strategies.records import record
+
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((4 * clients, 32), dtype=np.float32), np.arange(4 * clients) % 10
+    dataset = Dataset(name="noise", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
+    data = FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * 4))
+    spec = ClientSpec(
+        model=ModelSpec("benchmarks.scale_parts:deep", (32,), 10, options={"layers": layers}),
+        optimizer={"name": "heavy_ball", "lr": 0.01, "momentum": 0.9},
+        batch_size=4,
+        vectorize="off",
+    )
+    tree = Network(spec.model).tree()
+    size = sum(x.nbytes for x in tree.values())
+    arrays = record(tree)
+    del tree
+    make = partial(Worker, spec)
+    if workers:
+        from fedmomentum.simulation.ray_executor import RayExecutor
+
+        executor: Any = RayExecutor(make, data, pool=starting.pool())
+    else:
+        executor = InlineExecutor(make, data)
+    grid = SimulationGrid(executor, spec, data.sizes)
+    moved, seconds, last = [], [], [time.perf_counter()]
+
+    def after_round(server_round: int, model: Any) -> None:
+        moved.append((grid.report.broadcast_bytes + grid.report.gathered_bytes) / size)
+        now = time.perf_counter()
+        seconds.append(now - last[0])
+        last[0] = now
+
+    with Peaks() as peaks:
+        run_rounds(FedAvg(fraction_evaluate=0.0), grid, arrays, 3, after_round=after_round)
+    del arrays
+    executor.close()
+    if workers:
+        starting.close()
+    return {"model_bytes": size, "moved_in_models": max(moved), "seconds": min(seconds), **peaks.found}
+
+
 def peak() -> int:
     """Give the largest resident size of this process so far, in bytes."""
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
-PARTS: dict[str, Callable[..., Any]] = {"make-data": make_data, "clients": clients, "partitions": partitions}
+PARTS: dict[str, Callable[..., Any]] = {
+    "make-data": make_data,
+    "clients": clients,
+    "partitions": partitions,
+    "models": models,
+}
 
 
 def main(part: str, *arguments: str) -> None:

@@ -39,6 +39,20 @@ class BlockTask:
 
 
 @dataclass(frozen=True)
+class Span:
+    """What a process did from when to when."""
+
+    name: str
+    began: float
+    """Seconds since 1970, as the clock of its machine has them."""
+    seconds: float
+    host: str
+    process: int
+    clients: int
+    """How many it worked on."""
+
+
+@dataclass(frozen=True)
 class BlockResult:
     """What came of a block: a table of the clients whose work counts, their model(s), and who failed and why."""
 
@@ -53,3 +67,5 @@ class BlockResult:
     failures: tuple[Failure, ...] = ()
     memory: dict[int, State] = field(default_factory=dict)
     seconds: float = 0.0
+    spans: tuple[Span, ...] = ()
+    """What the worker did for it; for the profile of a run."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmomentum.clients.block import Arrays, BlockResult
@@ -104,17 +106,16 @@ class Collector:
         if memory:
             self.memory[client] = memory
 
-    def result(self, index: int, seconds: float) -> BlockResult:
-        """Give the block's result."""
+    def result(self, index: int) -> BlockResult:
+        """Give the block's result, once: the sums make room for it."""
         means = {record: value for record, mean in self._means.items() if (value := mean.value()) is not None}
         return BlockResult(
             index=index,
             members=self.members,
-            mean={record: to_arrays(tree) for record, tree in means.items()} or None,
+            mean={r: {n: _contiguous(x) for n, x in tree.items()} for r, tree in means.items()} or None,
             each=self._each if not self.reduce else None,
             failures=tuple(self.failures),
-            memory=self.memory,
-            seconds=seconds,
+            memory={client: moved(state, "cpu") for client, state in self.memory.items()},
         )
 
 
@@ -140,6 +141,15 @@ def _unfinite(name: str, x: Tensor) -> str:
     return f"tensor '{name}' holds {'NaN' if bool(torch.isnan(x).any()) else 'infinite'} values after local training"
 
 
+def _contiguous(x: Tensor) -> NDArray[np.generic]:
+    return np.asarray(x.detach().cpu().numpy(), order="C")
+
+
+def moved(state: State, device: str) -> State:
+    """Give a state on a device; tensors that are there already stay the same."""
+    return {slot: {name: x.to(device) for name, x in tree.items()} for slot, tree in state.items()}
+
+
 def to_arrays(tree: Mapping[str, Tensor]) -> Arrays:
     """Give a tree as contiguous numpy arrays in memory of their own."""
     return {name: np.array(x.detach().cpu().numpy(), order="C") for name, x in tree.items()}
@@ -150,8 +160,7 @@ def to_records(records: Mapping[str, Arrays], device: str) -> Records:
     return {record: {n: _tensor(a).to(device) for n, a in arrays.items()} for record, arrays in records.items()}
 
 
-def _tensor(array: np.ndarray) -> Tensor:
-    # torch warns of read-only memory even though nothing here writes to it
-    if not array.flags.writeable:
-        array = array.copy()
-    return torch.from_numpy(array)
+def _tensor(array: NDArray[np.generic]) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of read-only memory, and nothing here writes to it
+        return torch.from_numpy(array)

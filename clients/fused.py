@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.sgd import sgd
 
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.trees import State
@@ -18,43 +19,54 @@ _PLAIN = {"lr", "weight_decay", "decay", "momentum", "dampening"}
 
 
 class FusedSGD:
-    """SGD with momentum over a list of parameters in one kernel; its velocity can be read and set as a rule's state."""
+    """SGD with momentum over a list of parameters in one kernel; its velocity can be read and set as a rule's state.
+
+    It calls torch's kernel through ``torch.optim.sgd.sgd``: making a ``torch.optim.SGD`` imports all of torch's
+    compiler, which takes longer than the first rounds.
+    """
 
     def __init__(
         self, names: Sequence[str], params: Sequence[Tensor], hyper: Mapping[str, Any], *, nesterov: bool
     ) -> None:
         """Bind to parameters; ``hyper`` is that of the rule."""
         self.names, self.params = list(names), list(params)
-        self.optimizer = torch.optim.SGD(
-            self.params,
-            lr=float(hyper["lr"]),
-            momentum=float(hyper.get("momentum", 0.0)),
-            weight_decay=float(hyper.get("weight_decay", 0.0)),
-            nesterov=nesterov,
-            fused=True,
-        )
-        self.has_velocity = float(hyper.get("momentum", 0.0)) > 0.0
+        self.lr, self.momentum = float(hyper["lr"]), float(hyper.get("momentum", 0.0))
+        self.weight_decay, self.nesterov = float(hyper.get("weight_decay", 0.0)), nesterov
+        self._velocity: list[Tensor] = []
 
     def reset(self, lr: float, state: State | None) -> None:
         """Begin a client: set the learning rate, and its velocity where it kept one."""
-        self.optimizer.param_groups[0]["lr"] = lr
-        self.optimizer.state.clear()
-        if state and self.has_velocity:
-            for name, p in zip(self.names, self.params, strict=True):
-                self.optimizer.state[p]["momentum_buffer"] = state["velocity"][name].clone()
+        self.lr = lr
+        if self.momentum and not self._velocity:
+            self._velocity = [torch.zeros_like(p) for p in self.params]
+        kept = state.get("velocity", {}) if state else {}
+        for name, v in zip(self.names, self._velocity, strict=False):
+            if name in kept:
+                v.copy_(kept[name])
+            else:
+                v.zero_()
 
     def step(self) -> None:
-        """Take one step with the gradients in ``.grad``."""
-        self.optimizer.step()
+        """Take one step with the gradients in ``.grad``; a parameter without one stays."""
+        moved = [i for i, p in enumerate(self.params) if p.grad is not None]
+        sgd(
+            [self.params[i] for i in moved],
+            [g for i in moved if (g := self.params[i].grad) is not None],
+            [self._velocity[i] if self.momentum else None for i in moved],
+            fused=True,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+            dampening=0.0,
+            maximize=False,
+        )
 
     def state(self) -> State:
         """Give the velocity as the rule's state."""
-        if not self.has_velocity:
+        if not self.momentum:
             return {}
-        buffers = {
-            n: self.optimizer.state[p].get("momentum_buffer") for n, p in zip(self.names, self.params, strict=True)
-        }
-        return {"velocity": {n: b.clone() for n, b in buffers.items() if b is not None}}
+        return {"velocity": {n: v.clone() for n, v in zip(self.names, self._velocity, strict=True)}}
 
 
 def fused_sgd(name: str, hyper: Mapping[str, Any], names: Sequence[str], params: Sequence[Tensor]) -> FusedSGD | None:

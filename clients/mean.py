@@ -47,7 +47,13 @@ class RunningMean:
         self.weight += weight
 
     def value(self) -> Tree | None:
-        """Give the mean in the dtypes of what was added; None where the weights sum to nothing."""
+        """Give the mean in the dtypes of what was added, once; None where the weights sum to nothing.
+
+        The sums go as the means come: two of a large model would not fit beside each other.
+        """
         if self.weight <= 0.0:
             return None
-        return {name: cast_like(total / self.weight, self._dtypes[name]) for name, total in self._sums.items()}
+        mean: Tree = {}
+        for name in list(self._sums):
+            mean[name] = cast_like(self._sums.pop(name).div_(self.weight), self._dtypes[name])
+        return mean

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
-from fedmomentum.clients.collect import Collector, Records, to_records
+from fedmomentum.clients.block import Arrays, BlockResult, BlockTask, Span
+from fedmomentum.clients.collect import Collector, Records, moved, to_records
 from fedmomentum.clients.evaluate import evaluate
 from fedmomentum.clients.examples import Examples
+from fedmomentum.clients.fold import Bundle, fold
 from fedmomentum.clients.local import LocalUpdate
 from fedmomentum.clients.looped import NORM, LoopedTrainer
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
+from fedmomentum.clients.rules import make_client_rule
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.clients.stacked import StackedTrainer
 from fedmomentum.clients.vectorize import choose
 from fedmomentum.data import FederatedData
-from fedmomentum.optim import Rule, chain, clip_by_norm, make_rule
+from fedmomentum.optim import Rule, chain, clip_by_norm
 from fedmomentum.protocol import ARRAYS
 
 if TYPE_CHECKING:
@@ -59,7 +64,7 @@ class Worker:
         if self.spec.adapt is not None:
             return self._adapted(hyper, factor)
         hyper["lr"] = hyper["lr"] * factor
-        return self._half(make_rule(self.spec.optimizer["name"], **hyper))
+        return self._half(make_client_rule(self.spec.optimizer["name"], **hyper))
 
     def _adapted(self, hyper: Mapping[str, Any], factor: float) -> LocalUpdate:
         from fedmomentum.clients.adaptive import adapted, adaptive_rule
@@ -71,18 +76,41 @@ class Worker:
             rule = chain(clip_by_norm(self.spec.clip_norm), rule)
         return make_local(self.spec.method, rule, **self.spec.method_options)
 
-    def run(self, task: BlockTask, records: Mapping[str, Arrays]) -> BlockResult:
+    def run(self, task: BlockTask | Bundle, records: Mapping[str, Arrays]) -> BlockResult | None:
         """Train or evaluate a block or give its full gradients; ``arrays`` is the model among the records of the round.
+
+        A bundle of blocks is folded into one result; None where there is no block in it.
 
         Raises:
             KeyError, ValueError: the model of the round is not of the layout of the worker's network.
         """
-        began = time.perf_counter()
+        if isinstance(task, Bundle):
+
+            def result(leaf: BlockTask | None) -> BlockResult | None:
+                return None if leaf is None else self._block(leaf, records)
+
+            return fold(task.leaves, result, uniform=task.uniform)
+        return self._block(task, records)
+
+    def _block(self, task: BlockTask, records: Mapping[str, Arrays]) -> BlockResult:
+        clock, began = time.time(), time.perf_counter()
         trees = to_records(records, self.spec.device)
         self.network.load(trees[ARRAYS])
-        trees[ARRAYS] = {name: tensor.clone() for name, tensor in self.network.tree().items()}
+        # the model that the block starts from, in the dtypes and the memory layout of the network
+        trees[ARRAYS] = {
+            name: given if (given := trees[ARRAYS][name]).dtype == own.dtype and own.is_contiguous() else own.clone()
+            for name, own in self.network.tree().items()
+        }
+        if self.spec.device != "cpu":
+            memory = {c: moved(state, self.spec.device) for c, state in task.memory.items()}
+            task = replace(task, memory=memory)
         collector = self._evaluate(task) if task.kind == "evaluate" else self._train(task, trees)
-        return collector.result(task.index, time.perf_counter() - began)
+        self.network.module.zero_grad(set_to_none=True)  # a gradient is as large as the model
+        del trees
+        result = collector.result(task.index)
+        seconds = time.perf_counter() - began
+        span = Span(task.kind, clock, seconds, socket.gethostname(), os.getpid(), len(task.clients))
+        return replace(result, seconds=seconds, spans=(span,))
 
     def _train(self, task: BlockTask, trees: Records) -> Collector:
         if self._stack is not None:

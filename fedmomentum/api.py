@@ -5,16 +5,35 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fedmomentum import scenario as scenarios
+from fedmomentum.course import Course, Result
 from fedmomentum.errors import UserError
 from fedmomentum.events import Listener
-from fedmomentum.running import Result, Running
 from fedmomentum.runs import RunFolder, load_run
 from fedmomentum.runs.folder import RESOLVED
-from fedmomentum.runs.resuming import same_science
+from fedmomentum.runs.resuming import not_shortened, same_science
 
-__all__ = ["Result", "resume", "run"]
+__all__ = ["Result", "course", "resume", "run"]
+
+
+def course(loaded: scenarios.LoadedScenario, listeners: Sequence[Listener] = (), **where: Any) -> Course:
+    """Give what runs a scenario of any kind; what a federation needs is not imported for the others.
+
+    Args:
+        loaded: the scenario.
+        listeners: hear of every round.
+        where: as :class:`fedmomentum.course.Course` takes it; ``actors`` is for federated runs alone.
+    """
+    if loaded.scenario.kind == "federated":
+        from fedmomentum.running import Running
+
+        return Running(loaded, listeners, **where)
+    from fedmomentum.experiments.running import Experimenting
+
+    where.pop("actors", None)
+    return Experimenting(loaded, listeners, **where)
 
 
 def run(
@@ -35,7 +54,7 @@ def run(
     Raises:
         UserError: the scenario, or something that it names, is not as it should be; nothing was run then.
     """
-    return Running(scenarios.load(path, list(overrides)), listeners, out=out).go()
+    return course(scenarios.load(path, list(overrides)), listeners, out=out).go()
 
 
 def resume(
@@ -63,4 +82,5 @@ def resume(
         raise UserError(f"{folder}: not the folder of a whole run (it has no {RESOLVED}); give the run's own folder")
     loaded = scenarios.load(folder / RESOLVED, list(overrides))
     same_science(was, loaded.resolved())
-    return Running(loaded, listeners, folder=RunFolder(folder)).go()
+    not_shortened(was, {arm.name: arm.scenario.rounds for arm in loaded.arms if hasattr(arm.scenario, "rounds")})
+    return course(loaded, listeners, folder=RunFolder(folder)).go()

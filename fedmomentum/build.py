@@ -14,15 +14,17 @@ import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
+from fedmomentum.build_data import build_data, options
 from fedmomentum.clients.evaluate import evaluate
 from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.norm import batch_norms, recalibrate
+from fedmomentum.clients.rules import make_client_rule
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.vectorize import choose, training_path
 from fedmomentum.clients.worker import Worker
-from fedmomentum.data import DATASETS, Dataset, FeatureShift, FederatedData, load, partition
+from fedmomentum.data import Dataset, FederatedData
 from fedmomentum.errors import UserError
 from fedmomentum.optim import make_rule
 from fedmomentum.optim.schedules import make_schedule
@@ -31,15 +33,21 @@ from fedmomentum.simulation.executor import Executor, InlineExecutor
 from fedmomentum.simulation.faults import Faults, Stragglers
 from fedmomentum.simulation.grid import SimulationGrid
 from fedmomentum.simulation.memory import ClientMemory
-from fedmomentum.strategies import STRATEGIES, FedAvg, MimeLite
+from fedmomentum.strategies import QLSD, STRATEGIES, FedAvg, Foreign, MimeLite, Privacy
 from fedmomentum.strategies import cohort as cohorts
 from fedmomentum.strategies.robust import AGGREGATORS
+from fedmomentum.strategies.sampling import Sampling
 from fedmomentum.streams import stream
+from fedmomentum.translate import model_options, optimizer
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
     from fedmomentum.scenario.client import Client
     from fedmomentum.simulation.ray_pool import RayPool
+
+
+LOWEST_VARIANCE = "lowest_running_var"
+"""Metric of models with batch norm: the smallest running variance. Below zero a model is broken."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,9 @@ class Federation:
             sample = torch.from_numpy(self.data.x[np.sort(chosen)]).to(self.spec.device)
             recalibrate(self.network, sample, batch_size=settings.batch_size)
         x, y = torch.from_numpy(self.data.test_x), torch.from_numpy(self.data.test_y)
-        return evaluate(self.network, x.to(self.spec.device), y.to(self.spec.device), batch_size=settings.batch_size)
+        found = evaluate(self.network, x.to(self.spec.device), y.to(self.spec.device), batch_size=settings.batch_size)
+        variances = [float(a.min()) for n, a in flower.to_arrays(arrays).items() if n.endswith("running_var")]
+        return found | ({LOWEST_VARIANCE: min(variances)} if variances else {})
 
     def grid(self, executor: Executor, *, scratch: Path | None = None) -> SimulationGrid:
         """Give the engine for this federation over an executor; ``scratch`` is for what clients keep past the limit."""
@@ -105,47 +115,6 @@ class Federation:
         }
 
 
-def options(model: Any, *leave_out: str) -> dict[str, Any]:
-    """Give the settings of a block of a scenario but its name, as keyword arguments; null is left to the default."""
-    return {k: v for k, v in model.model_dump(exclude={"name", *leave_out}).items() if v is not None}
-
-
-def optimizer(settings: Any) -> dict[str, Any]:
-    """Give the settings of an optimizer as :func:`fedmomentum.optim.make_rule` takes them, its name among them."""
-    wanted, name = options(settings), settings.name
-    if "betas" in wanted:
-        wanted["beta1"], wanted["beta2"] = wanted.pop("betas")
-    if name == "adamw":  # decoupled is what the W stands for: with l2 decay it is Adam
-        name = "adamw" if wanted.pop("decay") == "decoupled" else "adam"
-    return {"name": name, **({"decay": "l2"} if name == "adam" else {}), **wanted}
-
-
-def build_data(scenario: FederatedScenario, cache: dict[str, Dataset] | None = None) -> tuple[FederatedData, str]:
-    """Load the data set, give each client its part, and give the data set's checksum."""
-    settings = scenario.data
-    wanted = options(settings, "partition", "validation", "shift")
-    key = f"{settings.name}:{sorted(wanted.items())}:{scenario.seed}"
-    cache = cache if cache is not None else {}
-    if key not in cache:
-        seeded = "seed" in inspect.signature(DATASETS[settings.name]).parameters
-        cache[key] = load(settings.name, **wanted, **({"seed": scenario.seed} if seeded else {}))
-    dataset = cache[key]
-    parts = options(settings.partition)
-    split = partition(
-        settings.partition.name,
-        labels=dataset.y,
-        groups=dataset.groups,
-        clients=parts.pop("clients", None),
-        seed=scenario.seed,
-        **parts,
-    )
-    shift = settings.shift
-    moved = shift is not None and any(options(shift).values())
-    lens = FeatureShift(**options(shift), seed=scenario.seed) if moved else None
-    data = FederatedData.build(dataset, split, validation=settings.validation, shift=lens, seed=scenario.seed)
-    return data, dataset.checksum
-
-
 def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) -> ClientSpec:
     """Give what every client of the scenario does."""
     client = scenario.client
@@ -154,11 +123,11 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         input_shape=tuple(data.x.shape[1:]),
         classes=data.classes,
         seed=scenario.seed,
-        options=options(scenario.model, "options") | dict(getattr(scenario.model, "options", None) or {}),
+        options=model_options(scenario.model),
     )
     return ClientSpec(
         model=model,
-        optimizer=client_optimizer(client),
+        optimizer=_at_posterior(client_optimizer(client), client.optimizer, data),
         epochs=client.epochs,
         steps=client.steps,
         batch_size=None if client.batch_size == "all" else client.batch_size,
@@ -173,6 +142,13 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         device=device,
         threads=scenario.engine.threads,
     )
+
+
+def _at_posterior(wanted: dict[str, Any], settings: Any, data: FederatedData) -> dict[str, Any]:
+    """Fill in the temperature that a scenario leaves to the data: one over the number of training examples."""
+    if "temperature" in type(settings).model_fields and settings.temperature is None:
+        return wanted | {"temperature": 1.0 / float(np.asarray(data.sizes).sum())}
+    return wanted
 
 
 def client_optimizer(client: Client) -> dict[str, Any]:
@@ -212,7 +188,11 @@ def build_cohort(scenario: FederatedScenario, data: FederatedData) -> cohorts.Co
     settings = scenario.participation
     choice: cohorts.Cohort
     if settings.name == "bernoulli":
-        choice = cohorts.BernoulliCohort(probability=settings.probability, seed=scenario.seed)
+        choice = cohorts.BernoulliCohort(
+            probability=settings.probability,
+            redraw=getattr(scenario.strategy, "privacy", None) is None,
+            seed=scenario.seed,
+        )
     elif settings.name == "weighted":
         choice = cohorts.WeightedCohort(
             weights=data.sizes, minimum=1, **options(settings, *_FAULTS), seed=scenario.seed
@@ -228,16 +208,22 @@ def build_cohort(scenario: FederatedScenario, data: FederatedData) -> cohorts.Co
 _FAULTS = ("availability", "dropout", "stragglers")
 
 
-_COMBINATION = ("aggregator", "step_schedule")
+_COMBINATION = ("aggregator", "step_schedule", "privacy")
 
 
 def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Network) -> Strategy:
-    """Give the server half; the cohort policy goes into ours, and a foreign strategy samples as it does."""
+    """Give the server half, with the cohort policy of the scenario in it or around it."""
     settings = scenario.strategy
     wanted = options(settings, "options", *_COMBINATION) | dict(getattr(settings, "options", None) or {})
     clients = scenario.evaluate.clients
     if settings.name not in STRATEGIES:
-        return _foreign_strategy(settings.name, wanted)
+        return _foreign_strategy(scenario, data, wanted)
+    wanted = _at_posterior(wanted, settings, data)
+    strategy_class = STRATEGIES[settings.name]
+    if issubclass(strategy_class, Sampling) and wanted.pop("weighting") == "examples":
+        wanted["examples"] = float(np.asarray(data.sizes).sum())
+    if issubclass(strategy_class, QLSD):
+        wanted["weight_decay"] = scenario.client.optimizer.weight_decay
     if (rule := getattr(settings, "rule", None)) is not None:
         wanted["rule"] = make_rule(**optimizer(rule))
     if issubclass(STRATEGIES[settings.name], MimeLite):
@@ -246,6 +232,13 @@ def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Ne
         wanted["aggregator"] = AGGREGATORS[aggregator.name](**options(aggregator))
     if (schedule := getattr(settings, "step_schedule", None)) is not None:
         wanted["step_schedule"] = _factor(schedule)
+    if (privacy := getattr(settings, "privacy", None)) is not None:
+        if network.buffers and scenario.client.batch_norm != "freeze":
+            raise UserError(
+                f"strategy.privacy: the statistics of batch norm in '{scenario.model.name}' are not covered; take a "
+                "model without, or client.batch_norm: freeze"
+            )
+        wanted["privacy"] = Privacy(**options(privacy))
     return STRATEGIES[settings.name](
         **wanted,
         seed=scenario.seed,
@@ -258,19 +251,36 @@ def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Ne
     )
 
 
-def _foreign_strategy(name: str, wanted: Mapping[str, Any]) -> Strategy:
+_FEWEST = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
+
+
+def _foreign_strategy(scenario: FederatedScenario, data: FederatedData, wanted: Mapping[str, Any]) -> Strategy:
+    """Give a strategy of the user's own or of Flower's, over the cohorts of the scenario.
+
+    Raises:
+        UserError: it cannot be imported or made, or it is no strategy.
+    """
     import importlib
 
+    name = scenario.strategy.name
     module, _, attribute = name.partition(":")
     try:
-        made: object = getattr(importlib.import_module(module), attribute)(**wanted)
+        make = getattr(importlib.import_module(module), attribute)
+        known = inspect.signature(make).parameters
+        made: object = make(**{**{few: 1 for few in _FEWEST if few in known}, **wanted})
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"strategy.name: '{name}' cannot be made: {error}") from error
     if not isinstance(made, Strategy):
         raise UserError(
             f"strategy.name: '{name}' gives a {type(made).__name__}, not a flwr.serverapp.strategy.Strategy"
         )
-    return made
+    cohort = build_cohort(scenario, data)
+    if isinstance(made, FedAvg):
+        made.cohort = made.cohort or cohort
+        return made
+    share = scenario.evaluate.clients
+    judges = cohorts.UniformCohort(fraction=share, seed=scenario.seed, stream="evaluate-cohort") if share else None
+    return Foreign(made, train=cohort, evaluate=judges, seed=scenario.seed)
 
 
 def build_faults(scenario: FederatedScenario) -> Faults:
@@ -328,25 +338,35 @@ def choose_device(scenario: FederatedScenario) -> str:
     return str(wanted)
 
 
-def build(scenario: FederatedScenario, *, datasets: dict[str, Dataset] | None = None) -> Federation:
+def build(
+    scenario: FederatedScenario, *, datasets: dict[str, Dataset] | None = None, data: FederatedData | None = None
+) -> Federation:
     """Build everything of one arm but its executor.
+
+    Args:
+        scenario: that of the arm.
+        datasets: data sets that are loaded already; one that is loaded here is added.
+        data: in place of the scenario's own.
 
     Raises:
         UserError: something that the scenario names does not exist or does not fit.
     """
-    data, checksum = build_data(scenario, datasets)
+    checksum = ""
+    if data is None:
+        data, checksum = build_data(scenario, datasets)
     spec = build_spec(scenario, data, choose_device(scenario))
     network = Network(spec.model, spec.device)
     choose(network.module, spec.vectorize, spec.device)
+    strategy = build_strategy(scenario, data, network)
+    spec = with_client_half(spec, scenario, strategy)
     for path, asked in (
+        ("strategy.name", getattr(strategy, "client_batch_norm", None) is not None),
         ("client.batch_norm", spec.batch_norm != "average"),
         ("client.probes: batch_norm", "batch_norm" in spec.measure.probes),
         ("evaluate.recalibrate", scenario.evaluate.recalibrate > 0),
     ):
         if asked and not batch_norms(network.module):
             raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
-    strategy = build_strategy(scenario, data, network)
-    spec = with_client_half(spec, scenario, strategy)
     return Federation(scenario, data, checksum, spec, network, strategy, build_faults(scenario))
 
 
@@ -356,6 +376,8 @@ def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: St
     Raises:
         UserError: the clients' rule does not suit it.
     """
+    if isinstance(strategy, FedAvg) and strategy.client_batch_norm is not None:
+        spec = replace(spec, batch_norm=strategy.client_batch_norm)
     if (named := scenario.client.method) is not None:
         method, wanted = str(named.name), options(named)
     elif isinstance(strategy, FedAvg):
@@ -363,7 +385,7 @@ def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: St
     else:
         return spec
     hyper = dict(spec.optimizer)
-    make_local(method, make_rule(hyper.pop("name"), **hyper), **wanted)
+    make_local(method, make_client_rule(hyper.pop("name"), **hyper), **wanted)
     spec = replace(spec, method=method, method_options=wanted)
     if spec.adapt is not None:
         from fedmomentum.clients.adaptive import check_adapt

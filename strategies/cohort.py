@@ -73,6 +73,8 @@ class BernoulliCohort:
 
     Args:
         probability: in (0, 1], per node and round.
+        redraw: whether an empty draw is drawn again; without it nodes are independent, which differential privacy
+            counts on, and a cohort may be empty.
         seed: of the stream.
         stream: name of the stream.
 
@@ -81,6 +83,7 @@ class BernoulliCohort:
     """
 
     probability: float
+    redraw: bool = True
     seed: int = 0
     stream: str = "cohort"
 
@@ -90,11 +93,13 @@ class BernoulliCohort:
             raise ValueError(f"probability must be in (0, 1], not {self.probability}")
 
     def choose(self, server_round: int, node_ids: Sequence[int]) -> list[int]:
-        """Give the nodes of a round, sorted; never none of several."""
+        """Give the nodes of a round, sorted; with ``redraw`` never none of several."""
         nodes = in_order(node_ids)
         if self.probability == 1.0 or not len(nodes):
             return [int(node) for node in nodes]
         rng = streams.stream(self.seed, self.stream, round=server_round)
+        if not self.redraw:
+            return [int(nodes[i]) for i in np.flatnonzero(rng.random(len(nodes)) < self.probability).tolist()]
         stay_out = math.log1p(-self.probability)
         some = -math.expm1(len(nodes) * stay_out)
         first = min(int(math.log1p(-rng.random() * some) / stay_out), len(nodes) - 1)

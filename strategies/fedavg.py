@@ -23,9 +23,12 @@ from fedmomentum.strategies import records
 from fedmomentum.strategies.admission import Expected, Reply, Report, admit, log_admission, silent
 from fedmomentum.strategies.aggregation import Accumulation, mean_metrics, weighted_mean
 from fedmomentum.strategies.agreement import agreement
+from fedmomentum.strategies.broadcast import Broadcast
 from fedmomentum.strategies.cohort import Cohort, UniformCohort
 from fedmomentum.strategies.nodes import choose, wait_for_nodes
-from fedmomentum.strategies.robust import Aggregator, TooFewError, clipped
+from fedmomentum.strategies.privacy import Privacy, check, probability
+from fedmomentum.strategies.robust import Aggregator, TooFewError, combined
+from fedmomentum.streams import stream
 from fedmomentum.trees import Tree, cast_like, same_layout
 
 MetricsFn = Callable[[list[RecordDict], str], MetricRecord]
@@ -75,6 +78,8 @@ class FedAvg(Strategy):
         weighting: ``examples`` weighs a reply by its weight, ``uniform`` counts every client alike.
         aggregator: combines replies before the server's step in place of the mean, see
             :mod:`fedmomentum.strategies.robust`; it makes the engine send every client's own reply.
+        privacy: makes the mean differentially private, see :class:`~fedmomentum.strategies.privacy.Privacy`; needs
+            ``cohort=BernoulliCohort(probability=q, redraw=False)``, and every client counts alike.
         clip_update: largest Euclidean length of a client's update; a longer one is shortened before it is combined.
         step_schedule: round, from 0 -> factor on the server's step (a learning rate schedule, a warm-up); None is 1.
 
@@ -111,15 +116,22 @@ class FedAvg(Strategy):
     aggregator: Aggregator | None = None
     clip_update: float | None = None
     step_schedule: Callable[[int], float] | None = None
+    privacy: Privacy | None = None
 
     client_method: ClassVar[str] = "local_sgd"
     """The client half that belongs to the algorithm, a name of ``fedmomentum.clients.methods.LOCAL_UPDATES``."""
+    client_batch_norm: ClassVar[Literal["average", "local", "freeze"] | None] = None
+    """What becomes of batch norm on clients (``ClientSpec.batch_norm``), where the algorithm settles it."""
     sends_models: ClassVar[bool] = True
     """Whether clients send where they have come to, so that ``old - mean`` is the mean of their updates."""
     needs_metrics: ClassVar[tuple[str, ...]] = ()
     """Finite numbers that each client has to report, for :meth:`client_mean`."""
     extra_weighting: ClassVar[Literal["examples", "uniform"]] = "examples"
     """How extra records of replies are averaged: by the weights of the replies, or every client alike."""
+    single_replies: ClassVar[bool] = False
+    """Whether a mean over a block of replies would mean nothing, as for compressed ones."""
+    counts_replies: ClassVar[bool] = False
+    """Whether the step depends on how many replies were used, which differential privacy would have to hide."""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -132,10 +144,14 @@ class FedAvg(Strategy):
         _check_choice("weighting", self.weighting, (protocol.EXAMPLES, protocol.UNIFORM))
         if self.clip_update is not None and not self.clip_update > 0:
             raise ValueError(f"clip_update must be above 0, not {self.clip_update}")
-        if self._robust and type(self).extra_in_replies is not FedAvg.extra_in_replies:
+        if self._robust and (self.single_replies or type(self).extra_in_replies is not FedAvg.extra_in_replies):
             raise ValueError(
-                f"{type(self).__name__} averages more than models: no aggregator or clip_update goes with it"
+                f"{type(self).__name__} averages more than models: no aggregator, clip_update or privacy goes with it"
             )
+        if self.privacy is not None:
+            needs_more = bool(self.needs_metrics) or self.counts_replies
+            others = (self.aggregator, self.clip_update, self.quorum)
+            check(self.privacy, who=type(self).__name__, needs_more=needs_more, others=others, cohort=self.cohort)
         if isinstance(self.buffers, str):
             raise ValueError(f"buffers must be a collection of names, not the string '{self.buffers}'")
         if isinstance(self.quorum, float) and not 0.0 < self.quorum <= 1.0:
@@ -185,6 +201,18 @@ class FedAvg(Strategy):
             Trees with the names, shapes and dtypes that are expected; their values are not used.
         """
         return {}
+
+    def reply_layout(self, sent: records.Views) -> records.Views:
+        """Give the names, shapes and dtypes of what a reply holds in place of a model; here it is a model.
+
+        Args:
+            sent: the model that was sent, with its buffers.
+        """
+        return sent
+
+    def decoded(self, reply: records.Views, sent: records.Views) -> records.Views:
+        """Give what a reply holds in the layout of the model, so that it can be averaged; here it is the reply."""
+        return reply
 
     def client_options(self) -> dict[str, Any]:
         """Give the options of the client half, those that the server half settles."""
@@ -282,7 +310,7 @@ class FedAvg(Strategy):
             filled[protocol.WEIGHTING] = protocol.UNIFORM
         extras = {name: records.record(extra) for name, extra in self.extra_to_clients(self._old).items()}
         content = RecordDict({**extras, self.arrayrecord_key: arrays, self.configrecord_key: ConfigRecord(filled)})
-        return [Message(content, dst_node_id=node, message_type=MessageType.TRAIN) for node in self._asked]
+        return Broadcast(content, self._asked, MessageType.TRAIN)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -298,7 +326,8 @@ class FedAvg(Strategy):
             raise AggregationError(
                 "configure_train has to come first: it keeps the arrays that replies are held against"
             )
-        expected = Expected(self.weighted_by_key, sent, self.arrayrecord_key, self._extras, self.needs_metrics)
+        layout = self.reply_layout(sent)
+        expected = Expected(self.weighted_by_key, layout, self.arrayrecord_key, self._extras, self.needs_metrics)
         admitted, self.rejected = admit(replies, expected)
         self.rejected += silent(self._asked, admitted, self.rejected)
         self.accepted = sum(len(reply.clients) for reply in admitted)
@@ -310,17 +339,31 @@ class FedAvg(Strategy):
         if not enough:
             return None, None
         metrics = self._metrics(admitted, self.train_metrics_aggr_fn)
-        uniform = self.weighting == protocol.UNIFORM
+        uniform = self.weighting == protocol.UNIFORM or self.privacy is not None
         weights = [float(len(reply.clients)) if uniform else reply.weight for reply in admitted]
         self._reports = [(1.0 if uniform else weight, row) for reply in admitted for weight, row in reply.reports]
-        if not 0.0 < sum(weights) < math.inf:
+        models = [self.decoded(reply.arrays, sent) for reply in admitted]
+        if self.privacy is not None:
+            mean = self._private(models, sent, now)
+            metrics["epsilon"] = self.privacy.epsilon(probability=probability(self.cohort), rounds=now)
+            metrics["delta"] = self.privacy.delta
+        elif not 0.0 < sum(weights) < math.inf:
             log(WARNING, "round %d: the weights sum to %s; the old model is kept", now, sum(weights))
             return None, metrics
-        try:
-            mean = self._combined([reply.arrays for reply in admitted], weights, sent)
-        except TooFewError as error:
-            log(WARNING, "round %d: %s; the old model is kept", now, error)
-            return None, metrics
+        else:
+            try:
+                mean = combined(
+                    models,
+                    weights,
+                    sent,
+                    self._old,
+                    aggregator=self.aggregator,
+                    clip_update=self.clip_update,
+                    accumulation=self.accumulation,
+                )
+            except TooFewError as error:
+                log(WARNING, "round %d: %s; the old model is kept", now, error)
+                return None, metrics
         old = self._old
         means = {name: torch.from_numpy(mean[name]) for name in old}
         if self.sends_models and not self._robust:
@@ -350,9 +393,7 @@ class FedAvg(Strategy):
         nodes = wait_for_nodes(grid, max(self.min_available_nodes, self.min_evaluate_nodes), self.node_timeout)
         filled = ConfigRecord({**config, protocol.SERVER_ROUND: now})
         content = RecordDict({self.arrayrecord_key: self.evaluated(arrays), self.configrecord_key: filled})
-        return [
-            Message(content, dst_node_id=node, message_type=MessageType.EVALUATE) for node in choose(cohort, now, nodes)
-        ]
+        return Broadcast(content, choose(cohort, now, nodes), MessageType.EVALUATE)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Admit the replies and average their metrics; None where there is none."""
@@ -386,7 +427,7 @@ class FedAvg(Strategy):
 
     def _reduction(self, config: Mapping[str, object]) -> str:
         """Ask for single replies where the mean over a block would be another mean than the one wanted."""
-        if self._robust or (self.extra_weighting == "uniform" and self._extras):
+        if self._robust or self.single_replies or (self.extra_weighting == "uniform" and self._extras):
             return protocol.EVERY
         if protocol.REDUCTION in config:
             return str(config[protocol.REDUCTION])
@@ -404,7 +445,7 @@ class FedAvg(Strategy):
             needed = max(1, math.ceil(self.quorum * len(self._asked) - 1e-9))
         else:
             needed = self.quorum or 1
-        if self.accepted >= needed:
+        if self.accepted >= needed or self.privacy is not None:
             return True
         if not self._asked and not self.accepted:
             return False
@@ -415,31 +456,26 @@ class FedAvg(Strategy):
         return False
 
     def _metrics(self, admitted: Sequence[Reply], custom: MetricsFn | None) -> MetricRecord:
-        if custom is not None:
+        if custom is not None and admitted:
             contents = [content for reply in admitted for content in reply.contents(self.weighted_by_key)]
             return custom(contents, self.weighted_by_key)
         return mean_metrics([report for reply in admitted for report in reply.reports], leave_out=self.weighted_by_key)
 
     @property
     def _robust(self) -> bool:
-        return self.aggregator is not None or self.clip_update is not None
+        return any(x is not None for x in (self.aggregator, self.clip_update, self.privacy))
 
-    def _combined(
-        self, models: Sequence[records.Views], weights: Sequence[float], sent: records.Views
-    ) -> records.Views:
-        """Give one model from all that came back."""
-        if self.clip_update is not None:
-            old = {name: sent[name] for name in self._old}
-            models = [clipped(model, old, self.clip_update) for model in models]
-        if self.aggregator is not None:
-            return self.aggregator(models, weights, sent)
-        return weighted_mean(models, weights, sent, accumulation=self.accumulation)
+    def _private(self, models: Sequence[records.Views], sent: records.Views, now: int) -> records.Views:
+        assert self.privacy is not None
+        expected = probability(self.cohort) * self.population
+        rng = stream(self.seed, "privacy", round=now)
+        return self.privacy.mean(models, sent, list(self._old), expected=expected, rng=rng)
 
     def _mean_extras(self, admitted: Sequence[Reply], weights: Sequence[float]) -> dict[str, Tree]:
         if self.extra_weighting == "uniform":
             weights = [len(reply.clients) for reply in admitted]
         out: dict[str, Tree] = {}
-        for name, layout in admitted[0].extras.items():
+        for name, layout in admitted[0].extras.items() if admitted else ():
             mean = weighted_mean([reply.extras[name] for reply in admitted], weights, layout)
             out[name] = {key: torch.from_numpy(x) for key, x in mean.items()}
         return out

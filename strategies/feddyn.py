@@ -34,6 +34,7 @@ class FedDyn(Carrying):
     weighting: Literal["examples", "uniform"] = "uniform"
 
     client_method: ClassVar[str] = "feddyn"
+    counts_replies: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the arguments."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmomentum.strategies.aggregation import weighted_mean
+from fedmomentum.strategies.aggregation import Accumulation, weighted_mean
 from fedmomentum.strategies.records import Views
 
 Aggregator: TypeAlias = Callable[[Sequence[Views], Sequence[float], Views], Views]
@@ -118,6 +118,38 @@ AGGREGATORS: Mapping[str, Callable[..., Aggregator]] = MappingProxyType(
     {"median": median, "trimmed_mean": trimmed_mean, "krum": krum, "geometric_median": geometric_median}
 )
 """Name -> factory."""
+
+
+def combined(
+    models: Sequence[Views],
+    weights: Sequence[float],
+    sent: Views,
+    trained: Collection[str],
+    *,
+    aggregator: Aggregator | None = None,
+    clip_update: float | None = None,
+    accumulation: Accumulation = "wide",
+) -> Views:
+    """Give one model from all that came back: updates clipped, then combined.
+
+    Args:
+        models: all tensors of each reply.
+        weights: one a reply.
+        sent: the model that they started from.
+        trained: names of the tensors whose updates are clipped.
+        aggregator: None is the weighted mean.
+        clip_update: see :func:`clipped`; None does not clip.
+        accumulation: of the mean.
+
+    Raises:
+        TooFewError: the aggregator needs more replies.
+    """
+    if clip_update is not None:
+        old = {name: sent[name] for name in trained}
+        models = [clipped(model, old, clip_update) for model in models]
+    if aggregator is not None:
+        return aggregator(models, weights, sent)
+    return weighted_mean(models, weights, sent, accumulation=accumulation)
 
 
 def clipped(reply: Views, old: Mapping[str, NDArray[Any]], longest: float) -> Views:

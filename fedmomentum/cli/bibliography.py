@@ -133,6 +133,13 @@ PAPERS: dict[str, Paper] = {
         "Federated Learning with {Nesterov} Accelerated Gradient",
         2020,
     ),
+    "2009.10031": Paper(
+        "ramaswamy2020training",
+        "Ramaswamy, Swaroop and Thakkar, Om and Mathews, Rajiv and Andrew, Galen and McMahan, H. Brendan and "
+        r"Beaufays, Fran{\c{c}}oise",
+        "Training Production Language Models without Memorizing User Data",
+        2020,
+    ),
     "2012.09102": Paper(
         "ozfatura2020fedadc",
         r"Ozfatura, Kerem and Ozfatura, Emre and G{\"u}nd{\"u}z, Deniz",

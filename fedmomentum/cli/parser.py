@@ -69,6 +69,35 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("--quiet", action="store_true", help="print only the last lines")
     sweep.add_argument("--json", action="store_true", help="print one JSON object at the end, progress to stderr")
 
+    deploy = add("deploy", "deploy", "run a scenario with real clients, through Flower's SuperLink", override, debug)
+    deploy.add_argument(
+        "scenario", nargs="?", metavar="SCENARIO", help="a YAML file, or the name of a shipped scenario"
+    )
+    deploy.add_argument(
+        "--federation", metavar="NAME", help="connection to a SuperLink, as in Flower's config.toml (flwr config list)"
+    )
+    deploy.add_argument("--resume", metavar="RUN", help="go on with a deployed run; --set rounds=200 extends it")
+    deploy.add_argument("--clients", type=_count, metavar="N", help="clients to wait for (default: the scenario's)")
+    deploy.add_argument(
+        "--least", type=_count, metavar="N", help="clients without which no later round begins (default: 1)"
+    )
+    for flag, text in (
+        ("--node-timeout", "to wait for clients (default: 120)"),
+        ("--round-timeout", "a round (default: 600)"),
+    ):
+        deploy.add_argument(flag, type=float, metavar="S", help=f"seconds {text}")
+    deploy.add_argument(
+        "--exclude-after", type=int, metavar="N", help="refused replies after which a client is left out (default: 3)"
+    )
+    deploy.add_argument("--send-model", type=float, metavar="MIB", help="largest model to fetch (default: 64)")
+    deploy.add_argument("--out", default="runs", metavar="FOLDER", help="where run folders go (default: %(default)s)")
+    deploy.add_argument("--quiet", action="store_true", help="print only the last lines")
+    deploy.add_argument("--json", action="store_true", help="print one JSON object at the end, progress to stderr")
+
+    flower = add("app", "app", "write the Flower App of a scenario, for flwr run", override, debug)
+    flower.add_argument("scenario", metavar="SCENARIO", help="a YAML file, or the name of a shipped scenario")
+    flower.add_argument("folder", metavar="FOLDER", help="where to write it; is made")
+
     validate = add("validate", "validate", "check scenarios without running them", override, debug)
     validate.add_argument("scenarios", nargs="+", metavar="SCENARIO", help="YAML files or names of shipped scenarios")
 

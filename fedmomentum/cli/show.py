@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fedmomentum.cli import OK
+from fedmomentum.cli import OK, predictions
 from fedmomentum.cli.summary import best_value, find_pictures, headline, last_value
 from fedmomentum.cli.table import table
 from fedmomentum.report.numbers import duration, number
@@ -51,7 +51,10 @@ def show_run(run: Run, rows: int) -> str:
         parts.append("no round was recorded")
     else:
         parts.append(headline(series, status=str(status.get("status", "finished")), name=run.name))
-        parts.append(_overview(series))
+        if findings := {arm: found for arm, one in (run.arms or {"": run}).items() if (found := one.findings)}:
+            parts.append("\n".join(predictions.lines(findings)))
+        else:
+            parts.append(_overview(series))
         for arm, arm_rows in series.items():
             if rows > 0 and arm_rows:
                 parts.append((f"{arm}, last rounds\n" if arm else "last rounds\n") + _last(arm_rows, rows))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from fedmomentum.cli import predictions
 from fedmomentum.report.numbers import duration, number
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 Arms: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]
 
-SCORES = {"accuracy": max, "loss": min, "train_loss": min}
+SCORES = {"accuracy": max, "loss": min, "train_loss": min, "relative_error": min}
 """Metrics a run is summed up by, the first that was measured, and which of two values is the better one."""
 
 MOST_ARMS = 4
@@ -51,30 +52,38 @@ def headline(arms: Arms, *, status: str = "finished", name: str = "") -> str:
     """Say in one sentence what happened: ``FedAvgM reached accuracy 0.912 after 60 rounds; FedAvg 0.843 (...)``."""
     metric = score(arms)
     updates, failures = int(total(arms, "replies")), int(total(arms, "failures"))
-    cost = f"({duration(seconds(arms))}, {_count(updates, 'client update')}, {_count(failures, 'failure')})"
+    every = [row for rows in arms.values() for row in rows]
+    federated = not every or any("cohort" in row or "replies" in row for row in every)
+    noun = "round" if federated else "step"
+    cost = f"({duration(seconds(arms))})"
+    if federated:
+        cost = f"({duration(seconds(arms))}, {_count(updates, 'client update')}, {_count(failures, 'failure')})"
     prefix = "" if status == "finished" else f"{status}: "
     begun = {arm: rows for arm, rows in arms.items() if rows}
     if not begun or metric is None:
         done = sum(int(rows[-1]["round"]) for rows in begun.values())
-        return f"{prefix}{name or 'the run'} did {_count(done, 'round')} {cost}"
+        return f"{prefix}{name or 'the run'} did {_count(done, noun)} {cost}"
     values = {arm: last_value(rows, metric) for arm, rows in begun.items()}
     sign = -1.0 if SCORES[metric] is max else 1.0
     ranked = sorted(begun, key=lambda arm: _rank(values[arm], sign))
     first = ranked[0]
     rounds = int(begun[first][-1]["round"])
     verb = "reached" if SCORES[metric] is max else "came to"
-    words = [f"{first or name or 'the model'} {verb} {_value(values[first], metric)} after {_count(rounds, 'round')}"]
+    words = [f"{first or name or 'the model'} {verb} {_value(values[first], metric)} after {_count(rounds, noun)}"]
     for arm in ranked[1:MOST_ARMS]:
         done = int(begun[arm][-1]["round"])
         words.append(f"{arm} {number(values[arm])}" + (f" after {done}" if done != rounds else ""))
     if len(ranked) > MOST_ARMS:
-        words.append(f"{len(ranked) - MOST_ARMS} more arms")
+        words.append(_count(len(ranked) - MOST_ARMS, "more arm"))
     return f"{prefix}{'; '.join(words)} {cost}"
 
 
 def final_lines(result: Result) -> list[str]:
     """Give the lines of the final screen: what happened, the claims, and where to look."""
     lines = [headline(result.arms, status=result.status, name=result.name)]
+    if any(result.findings.values()):
+        lines = [*predictions.lines(result.findings), _predictions(result)]
+    lines += privacy_lines(result.arms)
     claims = result.expectations
     if claims:
         failed = [claim for claim in claims if not claim.ok]
@@ -86,10 +95,32 @@ def final_lines(result: Result) -> list[str]:
     return lines
 
 
+def privacy_lines(arms: Arms) -> list[str]:
+    """Say what privacy has cost, of each arm that has it."""
+    words = []
+    for arm, rows in arms.items():
+        spent, delta = last_value(rows, "epsilon"), last_value(rows, "delta")
+        if spent is not None and delta is not None:
+            words.append(f"{arm} epsilon {number(spent)} at delta {number(delta)}".strip())
+    return [f"privacy of clients: {'; '.join(words)}"] if words else []
+
+
+def _predictions(result: Result) -> str:
+    prefix = "" if result.status == "finished" else f"{result.status}: "
+    return f"{prefix}{predictions.headline(result.findings, result.name)} ({duration(seconds(result.arms))})"
+
+
 def find_pictures(folder: Path) -> list[Path]:
-    """Give the pictures of a run, the one to look at first: accuracy, then other metrics, then the partition."""
-    order = {"accuracy": 0, "loss": 1, "partition": 3}
-    return sorted(Path(folder).glob("plots/*.png"), key=lambda path: (order.get(path.stem, 2), path.name))
+    """Give the pictures of a run, the one to look at first.
+
+    That is accuracy over bytes or over a setting, where there is such a picture; then accuracy over rounds, then other
+    metrics, then the partition.
+    """
+    order = {"accuracy": 1, "loss": 2, "partition": 4}
+    return sorted(
+        Path(folder).glob("plots/*.png"),
+        key=lambda path: (0 if path.stem.startswith("accuracy-") else order.get(path.stem, 3), path.stem),
+    )
 
 
 def as_json(result: Result) -> dict[str, object]:
@@ -115,6 +146,7 @@ def as_json(result: Result) -> dict[str, object]:
         "seconds": seconds(result.arms),
         "client_updates": int(total(result.arms, "replies")),
         "failures": int(total(result.arms, "failures")),
+        "findings": result.findings,
         "expectations": [{"ok": claim.ok, "text": claim.text} for claim in result.expectations],
         "warnings": list(result.warnings),
     }

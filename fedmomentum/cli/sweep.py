@@ -16,7 +16,7 @@ from fedmomentum.cli.table import table
 from fedmomentum.report.numbers import duration, number
 
 if TYPE_CHECKING:
-    from fedmomentum.running import Result
+    from fedmomentum.course import Result
     from fedmomentum.sweeping import PointEnd
 
 Go = Callable[[Callable[["PointEnd"], None]], "Result"]

@@ -33,17 +33,8 @@ def summary(loaded: Any) -> str:
     words = [str(loaded.scenario.name)]
     if len(arms) > 1:
         words.append(f"{len(arms)} arms")
-    for noun, values in (("clients", [_clients(arm) for arm in arms]), ("rounds", [arm.rounds for arm in arms])):
-        known = sorted({value for value in values if value is not None})
-        if known:
-            words.append(f"{known[0]} {noun}" if len(known) == 1 else f"{known[0]} to {known[-1]} {noun}")
+    extents = [arm.extent() for arm in arms]
+    for noun in dict.fromkeys(noun for extent in extents for noun in extent):
+        known = sorted({extent[noun] for extent in extents if noun in extent})
+        words.append(f"{known[0]} {noun}" if len(known) == 1 else f"{known[0]} to {known[-1]} {noun}")
     return ", ".join(words)
-
-
-def _clients(arm: Any) -> int | None:
-    """Give the number of clients if the scenario says it; a natural partition only knows once the data is there."""
-    for holder in (getattr(arm.data, "partition", None), arm.data):
-        count = getattr(holder, "clients", None)
-        if isinstance(count, int):
-            return count
-    return None

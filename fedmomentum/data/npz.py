@@ -42,7 +42,7 @@ def npz(*, path: str | Path, classes: int | None = None, test_fraction: float = 
             raise UserError(f"{place}: the folder holds no .npz files; one a client is needed")
         parts = []
         for client, file in enumerate(files):
-            part = _with_test(file, _read(file), fraction, key(seed, "npz file", file=client))
+            part = _with_test(file, read_arrays(file), fraction, key(seed, "npz file", file=client))
             if "groups" in part:
                 raise UserError(
                     f"{file}: groups: not in a folder of files, where each file is one client; leave it out"
@@ -50,7 +50,7 @@ def npz(*, path: str | Path, classes: int | None = None, test_fraction: float = 
             parts.append(part | {"groups": np.full(len(part["x"]), client, np.int64)})
         arrays = _pool(files, parts)
     elif place.is_file():
-        arrays = _with_test(place, _read(place), fraction, seed)
+        arrays = _with_test(place, read_arrays(place), fraction, seed)
     else:
         raise UserError(f"{place}: no such file or folder; a .npz file with x and y, or a folder of them, is needed")
     if classes is None:
@@ -60,7 +60,12 @@ def npz(*, path: str | Path, classes: int | None = None, test_fraction: float = 
     return Dataset(f"npz:{place.name}", classes=classes, **arrays)
 
 
-def _read(file: Path) -> dict[str, Array]:
+def read_arrays(file: Path) -> dict[str, Array]:
+    """Read the arrays of one file, in the types that :func:`npz` says.
+
+    Raises:
+        UserError: names the file, the key, the shape found and what would be right.
+    """
     arrays: dict[str, Array] = {}
     try:
         archive = np.load(file, allow_pickle=False)

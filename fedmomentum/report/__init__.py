@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fedmomentum.report.curves import draw_metric
+from fedmomentum.report.outcome import draw_outcome
 from fedmomentum.report.partition import draw_partition
 from fedmomentum.report.probes import draw_probes
 
-__all__ = ["draw_metric", "draw_partition", "draw_probes"]
+__all__ = ["draw_metric", "draw_outcome", "draw_partition", "draw_probes"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from fedmomentum.report.figure import PALETTE, figure, head, save, style
+from fedmomentum.report.figure import FAINT, PALETTE, figure, head, save, style
 from fedmomentum.report.numbers import number, real
 
 if TYPE_CHECKING:
@@ -188,6 +188,11 @@ def _scale(axes: Axes, curves: Sequence[Curve], metric: str, *, whole: bool) -> 
     last = max(curve.rounds[-1] for curve in curves)
     first = min(curve.rounds[0] for curve in curves)
     pad = 0.02 * (last - first) or 0.5
+    if low < 0 < high:
+        axes.axhline(0.0, color=FAINT, linewidth=1, linestyle=":")
+    if not whole and first > 0 and last / first > 100:
+        axes.set_xscale("log")
+        return
     axes.set_xlim(first - pad, last + pad)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=whole, steps=[1, 2, 5, 10]))
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fedmomentum.scenario.block import Decay, Misfit, NonNegative, Positive, Probability, Share
 from fedmomentum.scenario.client import Client
+from fedmomentum.scenario.optimizer import SAMPLERS
 from fedmomentum.scenario.server import StrategyBlock
 
 Weighting = Literal["examples", "uniform"]
@@ -33,6 +34,7 @@ class SlowMo(StrategyBlock):
     name: Literal["slowmo"]
     slow_learning_rate: Positive = Field(default=1.0, description="alpha")
     slow_momentum: Decay = Field(default=0.7, description="beta, a round")
+    more_than_the_mean: ClassVar[bool] = True
 
 
 class FedGM(StrategyBlock):
@@ -106,6 +108,7 @@ class FedDyn(StrategyBlock):
     alpha: Positive = Field(default=0.1, description="strength of the regulariser, in units of curvature")
     weighting: Weighting = Field(default="uniform", description=_WEIGHTING)
     client_half: ClassVar[bool] = True
+    more_than_the_mean: ClassVar[bool] = True
 
 
 class FedCM(StrategyBlock):
@@ -115,6 +118,7 @@ class FedCM(StrategyBlock):
     alpha: Share = Field(default=0.1, description="weight of a client's own gradient; 1: FedAvg")
     server_learning_rate: Positive = Field(default=1.0, description="times D; the paper's is this times lr K")
     client_half: ClassVar[bool] = True
+    more_than_the_mean: ClassVar[bool] = True
 
 
 class FedADC(StrategyBlock):
@@ -125,6 +129,7 @@ class FedADC(StrategyBlock):
     server_momentum: Decay = Field(default=0.8, description="beta_g, a round")
     local_momentum: Decay | None = Field(default=None, description="beta_l; null: beta_g")
     client_half: ClassVar[bool] = True
+    more_than_the_mean: ClassVar[bool] = True
 
 
 class DOMO(StrategyBlock):
@@ -136,6 +141,7 @@ class DOMO(StrategyBlock):
     fusion: NonNegative = Field(default=0.9, description="how far clients walk along the server's momentum")
     spread: bool = Field(default=False, description="with every local step (DOMO-S), not all before the first")
     client_half: ClassVar[bool] = True
+    more_than_the_mean: ClassVar[bool] = True
 
     def client_misfits(self, client: Client) -> Iterator[Misfit]:
         """Refuse learning rates of the clients' own."""
@@ -152,8 +158,11 @@ class MimeBlock(StrategyBlock):
     more_than_models: ClassVar[bool] = True
 
     def client_misfits(self, client: Client) -> Iterator[Misfit]:
-        """Refuse a state that clients keep: it is the server's."""
+        """Refuse a state that clients keep: it is the server's; and noise, which every client would have alike."""
         yield from super().client_misfits(client)
+        if client.optimizer.name in SAMPLERS:
+            name = getattr(self, "name", "")
+            yield Misfit(("client", "optimizer", "name"), f"'{name}' has one state for all clients, so no sampler")
         if client.state == "keep":
             name = getattr(self, "name", "")
             yield Misfit(("client", "state"), f"with '{name}' the state of the optimizer is the server's; leave it out")
@@ -196,3 +205,15 @@ class FedNAG(StrategyBlock):
                 ("client", "optimizer", "name"),
                 f"'fednag' averages velocities; take one of {', '.join(_VELOCITY)}",
             )
+
+
+class FedBN(StrategyBlock):
+    """FedAvg of all but batch norm, which stays with each client (arXiv:2102.07623)."""
+
+    name: Literal["fedbn"]
+
+    def client_misfits(self, client: Client) -> Iterator[Misfit]:
+        """Refuse another policy for batch norm."""
+        yield from super().client_misfits(client)
+        if client.batch_norm == "freeze":
+            yield Misfit(("client", "batch_norm"), "'fedbn' leaves batch norm with the client; leave it out")

@@ -31,9 +31,6 @@ class FederatedScenario(Scenario):
     participation: Participation = Field(default=Uniform(name="uniform"), description="who takes part in a round")
     engine: Engine = Field(default=Engine(), description="where clients train")
     evaluate: Evaluate = Field(default=Evaluate(), description="how the model is tested")
-    trackers: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Field(strict=False)] = Field(
-        default=(), description="experiment trackers that are told of every round; each is an extra to install"
-    )
     checkpoint: Checkpoint = Field(default=Checkpoint(), description="how a run is kept so that it can go on")
 
     def misfits(self) -> Iterator[Misfit]:
@@ -66,10 +63,26 @@ class FederatedScenario(Scenario):
         if isinstance(self.strategy, CustomStrategy):
             return
         yield from self.strategy.client_misfits(self.client)
+        if self.strategy.privacy is not None:
+            yield from self._privacy_misfits()
         quorum = self.strategy.quorum
         most = count if count is not None else population
         if isinstance(quorum, int) and most is not None and quorum > most:
             yield Misfit(("strategy", "quorum"), f"expected at most the {most} clients of a round, not {quorum}")
+
+    def _privacy_misfits(self) -> Iterator[Misfit]:
+        """Refuse cohorts for which the accountant does not count."""
+        if self.participation.name != "bernoulli":
+            words = "privacy is counted for clients that take part independently: 'bernoulli', with a probability"
+            yield Misfit(("participation", "name"), f"{words}; not '{self.participation.name}'")
+        if self.participation.availability is not None:
+            yield Misfit(("participation", "availability"), "privacy is counted for clients that are always there")
+
+    def extent(self) -> dict[str, int]:
+        """Give clients and rounds; of a natural partition the clients are known once the data is there."""
+        holders = (getattr(self.data, "partition", None), self.data)
+        counts = [count for holder in holders if isinstance(count := getattr(holder, "clients", None), int)]
+        return {**({"clients": counts[0]} if counts else {}), "rounds": self.rounds}
 
     def settled(self) -> Self:
         """Give the scenario whose cosines end with the last round where they do not say when."""

@@ -5,7 +5,9 @@ GUIDE = """
 # Scenarios
 
 A scenario is a YAML file that asks one question. `fedmomentum run quickstart` runs one that comes with the package,
-`fedmomentum run mine.yaml` one of yours, and `fedmomentum validate mine.yaml` only checks it.
+`fedmomentum run mine.yaml` one of yours, and `fedmomentum validate mine.yaml` only checks it. Its `kind` says what is
+run: `federated`, a federated training; `analogy`, a system that momentum is like, predicted and measured; `optimize`,
+rules on a test function, or on a model and its data on this machine.
 
 ```yaml
 kind: federated

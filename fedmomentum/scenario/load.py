@@ -72,7 +72,8 @@ class LoadedScenario:
     @property
     def callables(self) -> list[str]:
         """The user's own ``package.module:callable`` that running the scenario imports."""
-        blocks = (block for arm in self.arms for block in arm.scenario.__dict__.values())
+        blocks = [block for arm in self.arms for block in arm.scenario.__dict__.values()]
+        blocks += [block.partition for block in blocks if hasattr(block, "partition")]
         names = {getattr(block, "name", "") for block in blocks}
         return sorted(name for name in names if isinstance(name, str) and ":" in name)
 

@@ -7,20 +7,24 @@ import sys
 from fedmomentum.scenario.block import CUSTOM
 from fedmomentum.scenario.describe import Section, describe
 from fedmomentum.scenario.guide import GUIDE
-from fedmomentum.scenario.shape import Setting
+from fedmomentum.scenario.shape import KINDS, Setting
 
 
-def markdown(kind: str = "federated") -> str:
-    """Write the reference as Markdown, behind the guide."""
-    lines = [GUIDE.strip(), "", f"## Every setting of `kind: {kind}`", ""]
-    sections = describe(kind)
-    for path in dict.fromkeys(section.path for section in sections):
-        here = [section for section in sections if section.path == path]
-        lines += [f"### `{path}`" if path else "### The scenario itself", ""]
-        if here[0].name:
-            lines += _named(here)
-        else:
-            lines += [here[0].summary, "", *_table(here[0].settings), ""]
+def markdown() -> str:
+    """Write the reference of every kind as Markdown, behind the guide; what kinds share is written once."""
+    lines, told = [GUIDE.strip(), ""], dict[tuple[str, ...], str]()
+    for kind in KINDS:
+        lines += [f"## Every setting of `kind: {kind}`", ""]
+        sections = describe(kind)
+        for path in dict.fromkeys(section.path for section in sections):
+            here = [section for section in sections if section.path == path]
+            lines += [f"### `{path}`" if path else "### The scenario itself", ""]
+            text = tuple(_named(here) if here[0].name else [here[0].summary, "", *_table(here[0].settings), ""])
+            if text in told and path:
+                lines += [f"As {told[text]}, above.", ""]
+            else:
+                told[text] = f"`{path}` of `kind: {kind}`"
+                lines += text
     return "\n".join(lines).rstrip() + "\n"
 
 

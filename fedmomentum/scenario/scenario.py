@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -56,6 +56,14 @@ class Scenario(Block):
     expect: tuple[Claim, ...] = Field(
         default=(), strict=False, description="claims about the results, checked at the end"
     )
+
+    trackers: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Field(strict=False)] = Field(
+        default=(), description="experiment trackers that are told of every round; each is an extra to install"
+    )
+
+    def extent(self) -> dict[str, int]:
+        """Say how big the run is, as far as the file alone tells: noun -> number, such as ``{"rounds": 60}``."""
+        return {}
 
     def settled(self) -> Self:
         """Give the scenario with those defaults filled in that depend on other settings."""

@@ -64,6 +64,16 @@ class GeometricMedian(Block):
 Aggregator: TypeAlias = Annotated[Median | TrimmedMean | Krum | GeometricMedian, ByName()]
 
 
+class Privacy(Block):
+    """Clipped updates, Gaussian noise on their sum, epsilon in the metrics (arXiv:1710.06963, arXiv:2009.10031)."""
+
+    clip: Positive = Field(description="S, largest length of a client's update")
+    noise_multiplier: Positive = Field(description="z, standard deviation of the noise in units of S")
+    delta: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=1e-5, description="probability with which the guarantee may fail; well below 1 / clients"
+    )
+
+
 class StrategyBlock(Block):
     """The server half of an algorithm; D is the pseudo-gradient, old model minus mean of the replies."""
 
@@ -89,15 +99,29 @@ class StrategyBlock(Block):
     step_schedule: Schedule | None = Field(
         default=None, description="factor on the server's step over the rounds; null: 1"
     )
+    privacy: Privacy | None = Field(
+        default=None,
+        description="differential privacy of clients, under participation `bernoulli`; every client counts alike; "
+        "needs the extra `privacy`; null: none",
+    )
 
     client_half: ClassVar[bool] = False
     """Whether the strategy brings a client half of its own."""
     more_than_models: ClassVar[bool] = False
     """Whether it averages more than models, which a robust aggregator does not look at."""
+    more_than_the_mean: ClassVar[bool] = False
+    """Whether its step needs more of a round than the mean of the models, which is all that privacy covers."""
 
     def misfits(self) -> Iterator[Misfit]:
-        """Refuse a robust aggregator beside plain means."""
+        """Refuse a robust aggregator beside plain means, and privacy beside what it does not cover."""
         yield from super().misfits()
+        if self.privacy is not None:
+            name = getattr(self, "name", "")
+            if self.more_than_models or self.more_than_the_mean:
+                yield Misfit(("privacy",), f"'{name}' goes by more than the mean of the models; leave it out")
+            for key in ("aggregator", "clip_update", "quorum"):
+                if getattr(self, key) is not None:
+                    yield Misfit((key,), "privacy clips and sums every reply itself; leave one of the two out")
         for key in ("aggregator", "clip_update"):
             if self.more_than_models and getattr(self, key) is not None:
                 name = getattr(self, "name", "")

@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 from fedmomentum.scenario.algorithms import (
     DOMO,
     FedADC,
+    FedBN,
     FedCM,
     FedDyn,
     FedExP,
@@ -20,6 +21,7 @@ from fedmomentum.scenario.algorithms import (
     SlowMo,
 )
 from fedmomentum.scenario.block import ByName
+from fedmomentum.scenario.posterior import DGLMC, FALD, FSGLD, QLSD, FedPA, FedSGHMC
 from fedmomentum.scenario.server import (
     CustomStrategy,
     FedAdagrad,
@@ -52,6 +54,13 @@ Strategy: TypeAlias = Annotated[
     | Mime
     | FedNova
     | FedNAG
+    | FedBN
+    | FedSGHMC
+    | FALD
+    | FSGLD
+    | DGLMC
+    | QLSD
+    | FedPA
     | CustomStrategy,
     ByName(),
 ]

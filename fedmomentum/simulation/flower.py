@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -54,6 +55,34 @@ def reply(message: Message, content: RecordDict) -> Message:
 def error_reply(message: Message, reason: str) -> Message:
     """Give the reply of a node that failed; the reason is for people."""
     return Message(Error(ERROR_CODE, reason), reply_to=message)
+
+
+def from_node(reply: Message, number: int) -> Message:
+    """Let a reply count as that of the node with another number; it is changed in place."""
+    reply.metadata.__dict__["_src_node_id"] = number
+    return reply
+
+
+def as_error(reply: Message, reason: str) -> Message:
+    """Give an error in place of a reply."""
+    return make_message(metadata=reply.metadata, error=Error(ERROR_CODE, reason))
+
+
+def unsent_error(message: Message, number: int, reason: str) -> Message:
+    """Give the error reply of a node that a message never came to, or never came back from."""
+    asked = message.metadata
+    metadata = Metadata(
+        run_id=asked.run_id,
+        message_id="",
+        src_node_id=number,
+        dst_node_id=asked.src_node_id,
+        reply_to_message_id=asked.message_id,
+        group_id=asked.group_id,
+        created_at=asked.created_at,
+        ttl=asked.ttl,
+        message_type=asked.message_type,
+    )
+    return make_message(metadata=metadata, error=Error(ERROR_CODE, reason))
 
 
 def to_arrays(record: ArrayRecord) -> Arrays:

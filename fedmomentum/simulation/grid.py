@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal, cast
@@ -14,8 +14,9 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from numpy.typing import NDArray
 
+from fedmomentum.clients import fold
 from fedmomentum.clients.app import records_of
-from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
+from fedmomentum.clients.block import Arrays, BlockResult, BlockTask, Span
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.events import Failure
 from fedmomentum.protocol import (
@@ -36,6 +37,9 @@ from fedmomentum.simulation.blocks import automatic_block_size, cut
 from fedmomentum.simulation.executor import Executor, Lost
 from fedmomentum.simulation.faults import Faults
 from fedmomentum.simulation.memory import ClientMemory
+from fedmomentum.strategies.broadcast import Broadcast
+from fedmomentum.strategies.records import record as to_record
+from fedmomentum.strategies.records import views
 from fedmomentum.trees import State
 
 _RUN_IDS = count(1)
@@ -50,6 +54,12 @@ class RoundReport:
     bytes_down: int = 0
     """Bytes of the records that clients were sent, were each one a machine of its own."""
     bytes_up: int = 0
+    broadcast_bytes: int = 0
+    """Bytes that were broadcast to the workers, once for all of them."""
+    gathered_bytes: int = 0
+    """Bytes of models that workers answered with."""
+    spans: list[Span] = field(default_factory=list)
+    """What workers did and when."""
     worker_seconds: float = 0.0
     simulated_time: float | None = None
     preliminary: bool = False
@@ -154,37 +164,54 @@ class SimulationGrid(BaseGrid):
         self.memory = ClientMemory(self.memory.limit, self.memory.folder)
         self.memory.update(cast(Mapping[int, State], state["memory"]))
 
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Work on messages and give the replies, in an order that depends on the messages alone."""
+        if isinstance(messages, Broadcast):
+            return self._exchange([messages] if messages else [], timeout)
+        return super().send_and_receive(messages, timeout=timeout)
+
     def _work(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
+        groups: dict[tuple[str, int], list[Message]] = {}
+        for message in messages:  # the messages of a round share one content: the model travels once
+            groups.setdefault((message.metadata.message_type, id(message.content)), []).append(message)
+        return self._exchange(list(groups.values()), timeout)
+
+    def _exchange(self, groups: Sequence[Sequence[Message]], timeout: float | None) -> list[Message]:
+        """Work on groups of messages, each with one content and type."""
+        mails = [_Mail(group, self._stamp) for group in groups]
         before, self.report = self.report, RoundReport()
         if before.preliminary:
             self.report.bytes_down, self.report.bytes_up = before.bytes_down, before.bytes_up
             self.report.worker_seconds = before.worker_seconds
-        self.report.preliminary = any(m.metadata.message_type == GRADIENT_QUERY for m in messages)
-        groups: dict[tuple[str, int], list[Message]] = {}
-        for message in messages:  # the messages of a round share one content: the model travels once
-            groups.setdefault((message.metadata.message_type, id(message.content)), []).append(message)
+            self.report.broadcast_bytes, self.report.gathered_bytes = before.broadcast_bytes, before.gathered_bytes
+            self.report.spans = before.spans
+        self.report.preliminary = any(mail.message_type == GRADIENT_QUERY for mail in mails)
         replies: list[Message] = []
-        for (kind, _), group in groups.items():
-            replies += self._round(group, _kind(kind), timeout)
+        for mail in mails:
+            replies += self._round(mail, _kind(mail.message_type), timeout)
         return replies
 
     def _round(
-        self, messages: Sequence[Message], kind: Literal["train", "evaluate", "gradient"], timeout: float | None
+        self, mail: _Mail, kind: Literal["train", "evaluate", "gradient"], timeout: float | None
     ) -> list[Message]:
-        content = messages[0].content
-        config = next(iter(content.config_records.values()), ConfigRecord())
-        by_client = {m.metadata.dst_node_id: m for m in messages}
-        records = records_of(content)
+        config = next(iter(mail.content.config_records.values()), ConfigRecord())
+        records = records_of(mail.content, views)  # no copy: the numbers stay in the bytes of the message
         server_round = int(config.get(SERVER_ROUND, 1))  # type: ignore[arg-type]
         reduce = config.get(REDUCTION, EVERY) == MEAN
-        clients = sorted(by_client)
-        work = [float(self.spec.steps_for(int(self.sizes[c]))) for c in clients]
+        clients = mail.clients
+        work = [float(self.spec.steps_for(n)) for n in np.asarray(self.sizes)[clients].tolist()]
         if kind == "evaluate":
             outcome = Faults().outcome(server_round, clients, work)
         else:
             outcome = self.faults.outcome(server_round, clients, work)
         planned = dict(zip(clients, work, strict=True))
-        size = self.block_size or automatic_block_size(len(outcome.clients), stacked=self.stacked)
+        model_bytes = sum(a.nbytes for arrays in records.values() for a in arrays.values())
+        large = reduce and kind != "evaluate" and model_bytes >= fold.LARGE
+        size = self.block_size or (
+            fold.block_size(len(outcome.clients))
+            if large
+            else automatic_block_size(len(outcome.clients), stacked=self.stacked)
+        )
         blocks = cut(outcome.clients, [planned[c] * outcome.effort.get(c, 1.0) for c in outcome.clients], size)
         tasks = [
             BlockTask(
@@ -199,33 +226,48 @@ class SimulationGrid(BaseGrid):
             )
             for index, block in enumerate(blocks)
         ]
-        results = self.executor.run(tasks, records, timeout=timeout)
+        work_units: Sequence[BlockTask | fold.Bundle] = tasks
+        if large:
+            workers = int(self.executor.facts().get("workers", 1))  # type: ignore[call-overload]
+            work_units = fold.bundles(tasks, workers)
+        results = self.executor.run(work_units, records, timeout=timeout)
         report, replies = self.report, []
         report.simulated_time = outcome.duration
-        model_bytes = sum(a.nbytes for arrays in records.values() for a in arrays.values())
+        report.broadcast_bytes += model_bytes
         report.bytes_down += model_bytes * len(outcome.clients)
         failures = list(outcome.failures)
-        for task, result in zip(tasks, results, strict=True):
+        good: list[BlockResult | None] = []
+        for unit, result in zip(work_units, results, strict=True):
             if isinstance(result, Lost):
-                failures += [Failure(c, result.reason, result.kind) for c in task.clients]
+                failures += [Failure(c, result.reason, result.kind) for c in unit.clients]
+                result = None
+            elif result is not None:
+                report.gathered_bytes += sum(a.nbytes for r in _sent(result) for a in r.values())
+            good.append(result)
+        del results
+        if large:
+            good = [fold.fold(good, lambda result: result, uniform=tasks[0].uniform)] if good else []
+        while good:  # a result goes as its reply comes: a large model would not fit twice
+            if (result := good.pop(0)) is None:
                 continue
             self.memory.update(result.memory)
             failures += result.failures
             report.worker_seconds += result.seconds
+            report.spans += result.spans
             if kind != "evaluate":
                 report.bytes_up += sum(a.nbytes for r in _sent(result) for a in r.values()) * (
                     len(result.members["client"]) if reduce else 1
                 )
             for name, column in result.members.items():
                 report.members.setdefault(name, []).extend(column)
-            replies += self._replies(result, by_client, reduce=reduce)
+            replies += self._replies(result, mail, reduce=reduce)
         report.failures += failures
         replies += [
-            flower.error_reply(by_client[f.client], f"client {f.client}: {f.reason} [{f.kind}]") for f in failures
+            flower.error_reply(mail.to(f.client), f"client {f.client}: {f.reason} [{f.kind}]") for f in failures
         ]
         return replies
 
-    def _replies(self, result: BlockResult, by_client: Mapping[int, Message], *, reduce: bool) -> list[Message]:
+    def _replies(self, result: BlockResult, mail: _Mail, *, reduce: bool) -> list[Message]:
         """Give one reply for the block, or one for each of its clients."""
         members = result.members
         clients = [int(c) for c in members["client"]]
@@ -240,18 +282,40 @@ class SimulationGrid(BaseGrid):
                     metrics[name] = float(weights @ np.asarray(column)) / total if total > 0 else 0.0
             content = RecordDict({METRICS: metrics})
             for record, arrays in (result.mean or {}).items():
-                content[record] = flower.to_record(arrays)
+                content[record] = to_record(arrays)
             table = {n: [int(v) for v in c] if n == "client" else list(c) for n, c in members.items()}
             content[MEMBERS] = ConfigRecord(table)  # type: ignore[arg-type]
-            return [flower.reply(by_client[clients[0]], content)]
+            return [flower.reply(mail.to(clients[0]), content)]
         replies = []
         for position, client in enumerate(clients):
             numbers = {name: float(column[position]) for name, column in members.items() if name != "client"}
             content = RecordDict({METRICS: MetricRecord(numbers)})  # type: ignore[arg-type]
             for record, arrays in (result.each[position] if result.each else {}).items():
-                content[record] = flower.to_record(arrays)
-            replies.append(flower.reply(by_client[client], content))
+                content[record] = to_record(arrays)
+            replies.append(flower.reply(mail.to(client), content))
         return replies
+
+
+class _Mail:
+    """The messages of one content and type, by client; one is looked at, and stamped, only where it is replied to."""
+
+    def __init__(self, messages: Sequence[Message], stamp: Callable[[Iterable[Message]], list[Message]]) -> None:
+        """Take messages: stamped ones, or a broadcast whose messages need not be there yet."""
+        self._messages, self._stamp = messages, stamp
+        self._lazy = isinstance(messages, Broadcast)
+        if isinstance(messages, Broadcast):
+            self.content, self.message_type = messages.content, messages.message_type
+            nodes = list(messages.nodes)
+        else:
+            self.content, self.message_type = messages[0].content, messages[0].metadata.message_type
+            nodes = [message.metadata.dst_node_id for message in messages]
+        self._position = {node: position for position, node in enumerate(nodes)}
+        self.clients = sorted(self._position)
+
+    def to(self, client: int) -> Message:
+        """Give the message to a client."""
+        message = self._messages[self._position[client]]
+        return self._stamp([message])[0] if self._lazy else message
 
 
 def _kind(message_type: str) -> Literal["train", "evaluate", "gradient"]:

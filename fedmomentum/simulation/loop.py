@@ -87,7 +87,7 @@ def run_rounds(
     for server_round in range(first_round, rounds + 1):
         clock = _Clock()
         # 1. choose the cohort
-        messages = list(strategy.configure_train(server_round, result.arrays, ConfigRecord(dict(config)), grid))
+        messages = _sequence(strategy.configure_train(server_round, result.arrays, ConfigRecord(dict(config)), grid))
         clock.lap("configure")
         # 2. train
         replies = list(grid.send_and_receive(messages, timeout=timeout))
@@ -107,7 +107,7 @@ def run_rounds(
         # 4. evaluate
         row: dict[str, float] = {"round": server_round}
         row.update(_numbers(train_metrics))
-        asked = list(
+        asked = _sequence(
             strategy.configure_evaluate(server_round, result.arrays, ConfigRecord(dict(evaluate_config or {})), grid)
         )
         if asked:
@@ -148,6 +148,11 @@ def _reduction(strategy: Strategy) -> str:
     Anything that wraps a strategy (Flower's server-side clipping clips single replies) would take a block for a client.
     """
     return MEAN if isinstance(strategy, FedAvg) and strategy.reduction != EVERY else EVERY
+
+
+def _sequence(messages: Iterable[Message]) -> Sequence[Message]:
+    """Give messages that can be counted; those that are not made yet stay so."""
+    return messages if isinstance(messages, Sequence) else list(messages)
 
 
 def _tell(listeners: Iterable[Listener], event: RoundEnd) -> None:

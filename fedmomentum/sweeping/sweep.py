@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmomentum import scenario as scenarios
+from fedmomentum.course import Result
 from fedmomentum.errors import UserError
 from fedmomentum.interrupts import StopAfterRound
-from fedmomentum.running import Result
 from fedmomentum.runs import Run, RunFolder, load_run, provenance, slug
 from fedmomentum.runs.atomic import NotWrittenError, writing
 from fedmomentum.runs.folder import STATUS
-from fedmomentum.runs.resuming import claim, release, same_science
+from fedmomentum.runs.resuming import claim, not_shortened, release, same_science
 from fedmomentum.sweeping.crew import Crew
 from fedmomentum.sweeping.flags import sweep_overrides
 from fedmomentum.sweeping.point import Point, points_of
@@ -27,6 +27,7 @@ from fedmomentum.sweeping.task import Answer, Task
 if TYPE_CHECKING:
     from fedmomentum.data import Dataset
     from fedmomentum.scenario import LoadedScenario
+    from fedmomentum.scenario.shape import AnyScenario
     from fedmomentum.simulation.ray_pool import SharedRay
 
 KIND = "sweep"
@@ -128,6 +129,7 @@ def resume_sweep(
         raise UserError(f"{folder}: not the folder of a sweep")
     loaded = scenarios.load(folder / "resolved.yaml", list(overrides))
     same_science(was, loaded.resolved())
+    not_shortened(was, {arm.name: arm.scenario.rounds for arm in loaded.arms if hasattr(arm.scenario, "rounds")})
     return _Sweep(loaded, folder, jobs=jobs, on_point=on_point, loud=loud).go()
 
 
@@ -157,9 +159,8 @@ class _Sweep:
         crew = Crew(self.jobs, loud=self.loud)  # its processes import while we check
         ray: SharedRay | None = None
         try:
-            engines = [
-                point.loaded.scenario.engine for point in self.left if point.loaded.scenario.engine.name == "ray"
-            ]
+            scenarios_left = [point.loaded.scenario for point in self.left]
+            engines = [one.engine for one in scenarios_left if one.kind == "federated" and one.engine.name == "ray"]
             if engines:
                 from fedmomentum.simulation.ray_pool import SharedRay
 
@@ -180,8 +181,6 @@ class _Sweep:
 
     def _check(self) -> dict[str, str]:
         """Build every point that is left, so that each fault shows before anything runs; give checksums of the data."""
-        from fedmomentum.build import build
-
         datasets: dict[str, Dataset] = {}
         checksums: dict[str, str] = {}
         for point in self.left:
@@ -191,10 +190,9 @@ class _Sweep:
             if len(datasets) > MOST_DATASETS:
                 datasets.clear()
             try:
-                federation = build(point.loaded.scenario, datasets=datasets)
+                checksums |= _try(point.loaded.scenario, datasets)
             except UserError as error:
                 raise UserError(f"{point.name}: {error}" if point.name else str(error)) from error
-            checksums[federation.scenario.data.name] = federation.checksum
         return checksums
 
     def _open(self, checksums: Mapping[str, str]) -> RunFolder:
@@ -268,7 +266,7 @@ class _Sweep:
 
     def _put_together(self, status: str) -> None:
         """Write table and pictures of all that there is, and check the claims once all of it is."""
-        from fedmomentum.report import draw_metric
+        from fedmomentum.report import draw_outcome
 
         folder = RunFolder(self.path)
         result = self.result
@@ -279,11 +277,21 @@ class _Sweep:
         rounds = max((int(row["round"]) for rows in result.arms.values() for row in rows), default=0)
         folder.set_status(status, rounds_done=rounds)
         write_table(self.path, list(self.points.values()))
-        question = self.loaded.scenario.question or result.name
-        for metric in ("accuracy", "loss"):
-            if any(metric in row for rows in result.arms.values() for row in rows):
-                with writing(folder.plots):
-                    draw_metric(result.arms, metric, folder=folder.plots, question=question)
+        with writing(folder.plots):
+            draw_outcome(load_run(self.path), self.loaded, result.arms, folder.plots)
         if status == "finished":
             result.expectations = scenarios.check_expectations(self.loaded, result.arms)
             folder.set_status(expectations=[asdict(claim) for claim in result.expectations] or None)
+
+
+def _try(scenario: AnyScenario, datasets: dict[str, Dataset]) -> dict[str, str]:
+    """Make what a point needs, to see that it can be made; give checksums of its data."""
+    if scenario.kind == "federated":
+        from fedmomentum.build import build
+
+        federation = build(scenario, datasets=datasets)
+        return {federation.scenario.data.name: federation.checksum}
+    from fedmomentum.experiments import make
+
+    facts = make(scenario).facts()
+    return {str(facts["data"]): str(facts["data_checksum"])} if "data_checksum" in facts else {}

@@ -13,9 +13,10 @@ import sys
 import threading
 import traceback
 
+from fedmomentum.api import course
+from fedmomentum.course import Course
 from fedmomentum.errors import UserError
 from fedmomentum.interrupts import StopAfterRound
-from fedmomentum.running import Running
 from fedmomentum.runs import RunFolder, load_run
 from fedmomentum.runs.folder import STATUS
 from fedmomentum.runs.resuming import same_science
@@ -63,13 +64,13 @@ def _answer(task: Task, actors: Actors, stop: StopAfterRound) -> Answer:
     return Answer(result.status, message, warnings=result.warnings)
 
 
-def _begin_or_go_on(task: Task, actors: Actors, stop: StopAfterRound) -> Running:
+def _begin_or_go_on(task: Task, actors: Actors, stop: StopAfterRound) -> Course:
     if not (task.folder / STATUS).is_file():
-        return Running(task.loaded, (), new=task.folder, actors=actors, stop=stop, pictures=False)
+        return course(task.loaded, (), new=task.folder, actors=actors, stop=stop, pictures=False)
     same_science(load_run(task.folder), task.loaded.resolved())
     folder = RunFolder(task.folder)
     folder.set_status(hash=task.loaded.hash)  # `rounds` may have grown
-    return Running(task.loaded, (), folder=folder, actors=actors, stop=stop, pictures=False)
+    return course(task.loaded, (), folder=folder, actors=actors, stop=stop, pictures=False)
 
 
 if __name__ == "__main__":

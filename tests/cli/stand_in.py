@@ -31,7 +31,7 @@ def load(path: object, overrides: Sequence[str] = ()) -> SimpleNamespace:
         name="quick",
         question="Does momentum help?",
         rounds=ROUNDS,
-        data=SimpleNamespace(partition=SimpleNamespace(clients=100)),
+        extent=lambda: {"clients": 100, "rounds": ROUNDS},
     )
     return SimpleNamespace(
         scenario=shape,
@@ -91,7 +91,7 @@ def run(path: object, *, overrides: Sequence[str] = (), out: str = "runs", liste
         claims.append(SimpleNamespace(ok=False, text="FedAvg accuracy 0.800 >= 0.95"))
     warnings = ["11 clients hold no example"] if act == "warn" else []
     return SimpleNamespace(
-        name="quick", folder=folder.path, arms=arms, status=status, expectations=claims, warnings=warnings
+        name="quick", folder=folder.path, arms=arms, status=status, expectations=claims, warnings=warnings, findings={}
     )
 
 

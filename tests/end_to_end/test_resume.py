@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from flwr.serverapp import strategy as stock
 
 import fedmomentum as fm
 from fedmomentum.errors import UserError
@@ -41,11 +42,25 @@ def rounds_of(folder):
     return [json.loads(line)["round"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+PRIVATE = {"name": "fedavgm", "server_momentum": 0.5, "privacy": {"clip": 0.1, "noise_multiplier": 1.0}}
+FLOWERS = {"name": "flwr.serverapp.strategy:FedAvgM", "options": {"server_momentum": 0.9}}
+
+
 @pytest.mark.parametrize(
-    "strategy", [{"name": "fedavg"}, {"name": "fedavgm", "form": "nesterov"}, ADAM, {"name": "fedyogi", "eta": 0.01}]
+    "strategy",
+    [
+        {"name": "fedavg"},
+        {"name": "fedavgm", "form": "nesterov"},
+        ADAM,
+        {"name": "fedyogi", "eta": 0.01},
+        PRIVATE,
+        FLOWERS,
+    ],
+    ids=["fedavg", "nesterov", "fedadam", "fedyogi", "private", "flower"],
 )
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, strategy):
-    path = write(tmp_path, rounds=6, strategy=strategy, client=KEEPS)
+    who = {"participation": {"name": "bernoulli", "probability": 0.3}} if strategy is PRIVATE else {}
+    path = write(tmp_path, rounds=6, strategy=strategy, client=KEEPS, **who)
     whole = fm.run(path, out=tmp_path / "whole")
     stopped = fm.run(path, out=tmp_path / "runs", listeners=[StopAt(3)])
     assert stopped.status == "interrupted" and rounds_of(stopped.folder) == [0, 1, 2, 3]
@@ -119,8 +134,16 @@ def test_a_run_that_is_running_is_left_alone(tmp_path):
         fm.resume(run.folder, overrides=["rounds=9"])
 
 
-def test_flowers_own_strategies_run_but_cannot_go_on(tmp_path):
-    strategy = {"name": "flwr.serverapp.strategy:FedAvg", "options": {"fraction_evaluate": 0.0}}
+class Unknown(stock.FedAvg):
+    """Holds something that nobody can save."""
+
+    def __init__(self):
+        super().__init__()
+        self.held = object()
+
+
+def test_a_strategy_whose_state_is_unknown_runs_but_cannot_go_on(tmp_path):
+    strategy = {"name": "tests.end_to_end.test_resume:Unknown"}
     result = fm.run(write(tmp_path, strategy=strategy, checkpoint={"every": 1}), out=tmp_path / "runs")
     assert result.status == "finished"
     assert "no checkpoints" in result.warnings[0]

@@ -12,7 +12,7 @@ import yaml
 
 import fedmomentum as fm
 from fedmomentum.errors import UserError
-from fedmomentum.scenario import shipped
+from fedmomentum.scenario import load, shipped
 from tests.end_to_end.tiny import same_models, write
 
 
@@ -123,7 +123,7 @@ def test_arms_share_data_and_differ_in_what_they_say(tmp_path):
         },
         {"strategy": {"name": "fedadam", "eta": 0.01, "convention": "keras"}},
         {"strategy": {"name": "fedopt", "rule": {"name": "rmsprop", "lr": 0.01}}},
-        {"strategy": {"name": "flwr.serverapp.strategy:FedMedian", "options": {"fraction_evaluate": 0.0}}},
+        {"strategy": {"name": "flwr.serverapp.strategy:FedMedian"}},
         {"model": {"name": "cnn_small", "padding": 1}},
         {"model": {"name": "resnet", "depth": 8, "width": 4, "norm": "batch"}},
         {"model": {"name": "tests.clients.noisy:dropout_network"}},
@@ -137,14 +137,14 @@ def test_every_part_of_the_schema_runs(tmp_path, change):
     assert all(np.isfinite(row["loss"]) for row in result.metrics)
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+@pytest.mark.parametrize("name", [name for name in sorted(shipped()) if load(name).scenario.kind == "federated"])
 def test_shipped_scenarios_run(tmp_path, name):
     small = ["rounds=1", "engine.name=inline", "expect=[]"]
     if "fashion" in shipped()[name].read_text():
-        from fedmomentum.data import load
+        from fedmomentum.data import load as load_data
 
         try:
-            load("fashion_mnist", train_size=10, test_size=10)
+            load_data("fashion_mnist", train_size=10, test_size=10)
         except UserError:
             pytest.skip("Fashion-MNIST is not on this machine")
         small += ["data.train_size=400", "data.test_size=100"]
@@ -163,6 +163,30 @@ def test_what_is_wrong_shows_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match="no_such_module"):
         fm.run(write(tmp_path, model={"name": "no_such_module:net"}), out=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_flowers_own_fedavg_has_the_cohorts_of_the_scenario_and_so_ours_model(tmp_path):
+    """The same cohorts and clients, and sums in the model's own type, so the same model."""
+    ours = {"name": "fedavgm", "server_momentum": 0.9, "accumulation": "native"}
+    theirs = {"name": "flwr.serverapp.strategy:FedAvgM", "options": {"server_momentum": 0.9}}
+    arms = {"ours": {"strategy": ours, "engine.block_size": 1}, "theirs": {"strategy": theirs, "engine.block_size": 1}}
+    result = fm.run(write(tmp_path, arms=arms), out=tmp_path / "runs")
+    assert result.warnings == []
+    losses = [[row["loss"] for row in result.arms[arm]] for arm in arms]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    assert all(row["cohort"] == 6 for row in result.arms["theirs"][1:])
+
+
+def test_privacy_is_reported_and_needs_a_model_whose_statistics_stand_still(tmp_path):
+    noisy = {"name": "fedavg", "privacy": {"clip": 0.1, "noise_multiplier": 1.0}}
+    coins = {"name": "bernoulli", "probability": 0.02}
+    result = fm.run(write(tmp_path, strategy=noisy, participation=coins), out=tmp_path / "runs")
+    spent = [row["epsilon"] for row in result.metrics if "epsilon" in row]
+    assert len(spent) == 4 and spent == sorted(spent)
+    assert any(row["cohort"] == 0 for row in result.metrics[1:])  # noise alone
+    norm = {"name": "resnet", "depth": 8, "width": 4, "norm": "batch"}
+    with pytest.raises(UserError, match="statistics of batch norm"):
+        fm.run(write(tmp_path, strategy=noisy, participation=coins, model=norm), out=tmp_path / "runs")
 
 
 def test_a_missed_quorum_stops_the_run_where_that_is_asked(tmp_path):

@@ -36,6 +36,27 @@ def scenario(tmp_path: Path, *overrides: str):  # type: ignore[no-untyped-def]
         (["strategy={name: fedprox}", "client.method={name: fedprox, mu: 1}"], "client.method", "of its own"),
         (["strategy={name: scaffold, aggregator: {name: median}}"], "strategy.aggregator", "more than models"),
         (["strategy={name: fedexp, clip_update: 1}"], "strategy.clip_update", "more than models"),
+        (["strategy={name: fedavgm, privacy: {clip: 1, noise_multiplier: 1}}"], "participation.name", "bernoulli"),
+        (
+            [
+                "strategy={name: fedavg, privacy: {clip: 1, noise_multiplier: 1}}",
+                "participation={name: bernoulli, probability: 0.5, availability: {name: cyclic}}",
+            ],
+            "participation.availability",
+            "always there",
+        ),
+        (
+            ["strategy={name: slowmo, privacy: {clip: 1, noise_multiplier: 1}}"],
+            "strategy.privacy",
+            "more than the mean",
+        ),
+        (["strategy={name: scaffold, privacy: {clip: 1, noise_multiplier: 1}}"], "strategy.privacy", "than the mean"),
+        (
+            ["strategy={name: fedavg, clip_update: 1, privacy: {clip: 1, noise_multiplier: 1}}"],
+            "strategy.clip_update",
+            "itself",
+        ),
+        (["strategy={name: fedbn}", "client.batch_norm=freeze"], "client.batch_norm", "fedbn"),
         (["strategy.step_schedule={name: constant, warmup: 9}"], "strategy.step_schedule.warmup", "fewer rounds"),
     ],
 )

@@ -8,10 +8,11 @@ from functools import partial
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import strategy as stock
 
 from fedmomentum import strategies as ours
+from fedmomentum.clients import fold
 from fedmomentum.clients.app import client_app
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.worker import Worker
@@ -76,6 +77,37 @@ class Shuffled(InlineExecutor):
                 self._worker = self._fresh()
             found[position] = self._worker.run(tasks[position], payload)
         return [found[position] for position in range(len(tasks))]
+
+
+class Crowd(InlineExecutor):
+    """Says that it has so many workers."""
+
+    def __init__(self, workers, *arguments):
+        super().__init__(*arguments)
+        self.workers = workers
+
+    def facts(self):
+        return {"workers": self.workers}
+
+
+@pytest.mark.parametrize("weighting", ["examples", "uniform"])
+def test_a_large_model_is_folded_to_the_same_bits_by_any_number_of_workers(monkeypatch, weighting):
+    data, wanted = federation(), spec()
+    plain = simulate(fedavgm(weighting=weighting), data=data, wanted=wanted)
+    monkeypatch.setattr(fold, "LARGE", 0)
+    runs, moved = [], []
+    for workers in (1, 2, 3, 8):
+        executor = Crowd(workers, partial(Worker, wanted), data)
+        grid = SimulationGrid(executor, wanted, data.sizes)
+        runs.append(run_rounds(fedavgm(weighting=weighting), grid, start(wanted), 3))
+        size = sum(a.nbytes for a in to_arrays(start(wanted)).values())
+        moved.append((grid.report.broadcast_bytes + grid.report.gathered_bytes) / size)
+        executor.close()
+    assert moved[:2] == [2, 3]  # one broadcast, and one answer a worker
+    for run in runs[1:]:
+        same(run, runs[0])
+    close(runs[0], plain)
+    assert runs[0].rows[-1]["replies"] == len(SIZES)
 
 
 def test_arrival_order_and_retries_do_not_change_a_bit():
@@ -312,3 +344,25 @@ def test_a_third_party_client_app_runs_on_ray_and_keeps_its_context(local_ray):
     assert results[0].rows[-1]["visits"] == pytest.approx(3.0)
     assert {f.client for _, f in results[0].failures} == {3}
     assert "client 3 has no disk" in results[0].failures[0][1].reason
+
+
+def test_a_broadcast_makes_no_message_that_nobody_looks_at():
+    """Our grid replies to one message a block; any other grid sees a sequence of messages like Flower's own."""
+    from fedmomentum.strategies.broadcast import Broadcast
+
+    wanted, data = spec(), federation()
+    grid = SimulationGrid(InlineExecutor(partial(Worker, wanted), data), wanted, data.sizes, block_size=2)
+    strategy = fedavgm(reduction="mean")
+    sent = strategy.configure_train(1, start(wanted), ConfigRecord(), grid)
+    assert isinstance(sent, Broadcast) and len(sent) == len(SIZES) and not sent._made
+    lazy = list(grid.send_and_receive(sent))
+    assert len(sent._made) == len(lazy) == 3
+    single = list(strategy.configure_train(1, start(wanted), ConfigRecord(), grid))
+    assert [m.metadata.dst_node_id for m in single] == [m.metadata.dst_node_id for m in sent]
+    assert sent[0] is sent[0] and sent[-1].metadata.dst_node_id == sent[1:][-1].metadata.dst_node_id
+    eager = list(grid.send_and_receive(single))
+    for a, b in zip(lazy, eager, strict=True):
+        assert a.metadata.src_node_id == b.metadata.src_node_id
+        assert a.content["members"] == b.content["members"]
+        for name, x in to_arrays(a.content["arrays"]).items():
+            np.testing.assert_array_equal(x, to_arrays(b.content["arrays"])[name])

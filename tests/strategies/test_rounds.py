@@ -185,7 +185,7 @@ def test_a_cohort_of_ones_own(grid_of, training, record, caplog):
     with pytest.raises(ValueError, match="round 1: the cohort chose node 10 twice"):
         nodes(Chosen(10, 20, 10))
     strategy = ours.FedAvg(cohort=Chosen(), quorum=2, on_missed_quorum="stop")
-    assert strategy.configure_train(1, record(X), ConfigRecord(), grid) == []
+    assert not strategy.configure_train(1, record(X), ConfigRecord(), grid)
     assert strategy.aggregate_train(1, []) == (None, None)
     assert "the cohort is empty" in caplog.text
 
@@ -193,7 +193,7 @@ def test_a_cohort_of_ones_own(grid_of, training, record, caplog):
 def test_fractions_of_zero_skip(grid_of, record):
     grid = grid_of({})
     strategy = ours.FedAvg(fraction_train=0.0, fraction_evaluate=0.0)
-    assert strategy.configure_train(1, record(X), ConfigRecord(), grid) == []
+    assert not strategy.configure_train(1, record(X), ConfigRecord(), grid)
     assert strategy.aggregate_train(1, []) == (None, None)
     assert strategy.configure_evaluate(1, record(X), ConfigRecord(), grid) == []
 

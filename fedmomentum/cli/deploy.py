@@ -1,0 +1,60 @@
+"""``fedmomentum deploy``: a scenario with real clients, through Flower's SuperLink."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fedmomentum import scenario
+from fedmomentum.cli.progress import Progress
+from fedmomentum.cli.run import carry_out
+from fedmomentum.errors import UserError
+from fedmomentum.runs import load_run
+
+if TYPE_CHECKING:
+    from fedmomentum.api import Result
+
+FLAGS = ("clients", "least", "node_timeout", "round_timeout", "exclude_after", "send_model")
+"""Flags that are settings of the run config, where they are given."""
+
+
+def command(args: argparse.Namespace) -> int:
+    """Run a scenario on a federation, or go on with one; give the exit code."""
+    if (args.scenario is None) == (args.resume is None):
+        raise UserError("give either a scenario, or --resume and the folder of a run")
+    if args.resume is not None:
+        return _resume(args)
+    if args.federation is None:
+        raise UserError("--federation is missing: the name of the connection to a SuperLink in Flower's config.toml")
+    loaded = scenario.load(args.scenario, args.overrides)
+
+    def go(listener: Progress) -> Result:
+        from fedmomentum.deployment.deploy import deploy
+        from fedmomentum.deployment.settings import Settings
+
+        given = {name: value for name in FLAGS if (value := getattr(args, name)) is not None}
+        return deploy(
+            loaded, args.federation, settings=Settings(**given), out=args.out, listeners=[listener], say=_say(args)
+        )
+
+    title = loaded.scenario.question or loaded.scenario.name
+    return carry_out(args, title, [arm.name for arm in loaded.arms], go, out=args.out)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    run = load_run(args.resume)
+
+    def go(listener: Progress) -> Result:
+        from fedmomentum.deployment.deploy import resume
+
+        return resume(args.resume, args.federation, overrides=args.overrides, listeners=[listener], say=_say(args))
+
+    title = str(run.scenario.get("question") or run.name)
+    return carry_out(args, title, list(run.arms) or [""], go, out=str(run.path.parent))
+
+
+def _say(args: argparse.Namespace) -> Callable[[str], None]:
+    stream = sys.stderr if args.json else sys.stdout
+    return (lambda text: None) if args.quiet else (lambda text: print(text, file=stream, flush=True))

@@ -1,0 +1,100 @@
+"""``kind: analogy``: run the experiment of a system, and put its claims into one row of metrics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedmomentum.analogies import ANALOGIES, Measured, run
+from fedmomentum.experiments.experiment import Drawn, Kind
+from fedmomentum.runs.atomic import write_with
+from fedmomentum.runs.findings import Finding, finding
+from fedmomentum.scenario.analogy import AnalogyScenario
+
+SERIES = "series.npz"
+
+
+class AnalogyExperiment:
+    """One analogy with the options of a scenario; it gives one row."""
+
+    steps = 1
+
+    def __init__(self, scenario: AnalogyScenario) -> None:
+        """Take the scenario."""
+        self.name = scenario.system.name
+        self.options = options(scenario)
+        self.measured: Measured | None = None
+
+    def facts(self) -> Mapping[str, object]:
+        """Say which system it is and what it claims."""
+        return {"system": self.name, "says": ANALOGIES[self.name].says}
+
+    def rows(self) -> Iterator[Mapping[str, float]]:
+        """Run the experiment."""
+        self.measured = run(self.name, **self.options)
+        yield {"round": 1, **metrics(self.measured)}
+
+    def findings(self) -> Sequence[Finding]:
+        """Give the claims."""
+        return [] if self.measured is None else [finding(row) for row in self.measured.rows()]
+
+    def save(self, folder: Path) -> None:
+        """Write the curves of the experiment as ``series.npz``."""
+        if self.measured is not None and self.measured.series:
+            curves: dict[str, Any] = dict(self.measured.series)
+            write_with(folder / SERIES, lambda path: _savez(path, curves))
+
+
+def options(scenario: AnalogyScenario) -> dict[str, Any]:
+    """Give the options of the experiment; its seed is the scenario's."""
+    wanted = {key: value for key, value in scenario.system.model_dump(exclude={"name"}).items() if value is not None}
+    seeded = "seed" in ANALOGIES[scenario.system.name].options
+    return {**wanted, **({"seed": scenario.seed} if seeded else {})}
+
+
+def metrics(measured: Measured) -> dict[str, float]:
+    """Give the claims as one row: a column for each measurement, its prediction and its error, and the worst of all.
+
+    Columns: ``damping_ratio``, ``damping_ratio_predicted``, ``damping_ratio_error`` and so on, named after the claims;
+    ``relative_error``: the largest; ``error_over_allowed``: the largest of the errors over their tolerances (a claim
+    holds up to 1; exact claims count as 0 or infinity); ``predictions`` and ``holding``: how many there are, how many
+    hold.
+    """
+    row: dict[str, float] = {
+        "relative_error": max(claim.relative_error for claim in measured),
+        "error_over_allowed": max(_over(claim.relative_error, claim.tolerance) for claim in measured),
+        "predictions": len(measured.claims),
+        "holding": sum(claim.holds for claim in measured),
+    }
+    for claim in measured:
+        name = column(claim.name)
+        row |= {name: claim.measured, f"{name}_predicted": claim.predicted, f"{name}_error": claim.relative_error}
+    return row
+
+
+def column(claim: str) -> str:
+    """Name the column of a claim: ``gain at 0.05 rad/step`` -> ``gain_at_0.05_rad_step``."""
+    return re.sub(r"[^\w.^*+-]+", "_", claim.lower()).strip("_")
+
+
+def draw(arms: Mapping[str, Drawn], folder: Path, question: str) -> None:
+    """Draw the picture of each arm's system; arms of one system that differ get one each."""
+    for arm in arms.values():
+        assert isinstance(arm.scenario, AnalogyScenario)
+        ANALOGIES[arm.scenario.system.name].figure(folder)
+
+
+def _over(error: float, allowed: float) -> float:
+    return error / allowed if allowed > 0 else (0.0 if error == 0 else float("inf"))
+
+
+def _savez(path: Path, curves: dict[str, Any]) -> None:
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, **curves)
+
+
+KIND = Kind(AnalogyExperiment, draw)

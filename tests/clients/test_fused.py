@@ -1,0 +1,88 @@
+"""Torch's fused kernel against torch's own optimizer, one client after another."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fedmomentum.clients.fused import fused_sgd
+
+
+def parameters():
+    torch.manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape)) for shape in ((3, 4), (4,), (2,))]
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper"),
+    [
+        ("sgd", {"lr": 0.1}),
+        ("heavy_ball", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
+        ("nesterov", {"lr": 0.1, "momentum": 0.8}),
+    ],
+)
+def test_equals_torchs_optimizer_also_after_another_client(name, hyper):
+    own, theirs = parameters(), parameters()
+    fused = fused_sgd(name, hyper, "abc", own)
+    for client in range(2):
+        optimizer = torch.optim.SGD(theirs, **hyper, nesterov=name == "nesterov")
+        fused.reset(0.1, None)
+        for step in range(4):
+            for a, b in zip(own[:2], theirs[:2], strict=True):  # the third takes no part: nothing may move it
+                a.grad = torch.randn(a.shape, generator=torch.Generator().manual_seed(10 * client + step))
+                b.grad = a.grad.clone()
+            fused.step()
+            optimizer.step()
+        for a, b in zip(own, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_a_velocity_that_was_kept_is_gone_on_with():
+    hyper = {"lr": 0.1, "momentum": 0.9}
+    straight, broken = parameters(), parameters()
+    one, two = (fused_sgd("heavy_ball", hyper, "abc", p) for p in (straight, broken))
+    kept = None
+    one.reset(0.1, None)
+    for step in range(4):
+        two.reset(0.1, kept)
+        for params, optimizer in ((straight, one), (broken, two)):
+            for p in params:
+                p.grad = torch.full_like(p, float(step))
+            optimizer.step()
+        kept = two.state()
+    for a, b in zip(straight, broken, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper"),
+    [
+        ("adam", {"lr": 0.1}),
+        ("heavy_ball", {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}),
+        ("heavy_ball", {"lr": 0.1, "momentum": -0.5}),
+        ("nesterov", {"lr": 0.1, "momentum": 0.0}),
+        ("sgd", {"lr": 0.1, "weight_decay": 0.1, "decay": "decoupled"}),
+    ],
+)
+def test_other_rules_are_left_alone(name, hyper):
+    assert fused_sgd(name, hyper, "abc", parameters()) is None
+
+
+def test_a_worker_does_not_import_torchs_compiler():
+    """It would take longer than the first rounds do."""
+    code = """
+import sys
+from fedmomentum.clients.worker import Worker
+from tests.clients.federation import federation, records, spec, train_task
+for model, options in (("mlp", None), ("cnn_small", {})):
+    wanted = spec(model, shape=(1, 12, 12), options=options)
+    result = Worker(wanted, federation((9, 5), shape=(1, 12, 12))).run(train_task(range(2)), records(wanted))
+    assert not result.failures
+heavy = {"torch._dynamo", "torch._inductor", "sympy", "pandas", "sklearn", "matplotlib", "flwr", "ray"}
+sys.exit(", ".join(sorted(heavy & sys.modules.keys())) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
