@@ -157,6 +157,7 @@ def _measure(federation: Federation, setting: Setting, asked: list[int], arrays:
     )
     worker = Worker(spec, federation.data)
     result = worker.run(BlockTask(0, "train", 1, tuple(asked), reduce=False), {"arrays": arrays})
+    assert result is not None
     if len(result.members["client"]) < 2:
         reason = result.failures[0].reason if result.failures else "fewer than two clients answered"
         raise UserError(f"{federation.scenario.name}, {where}: clients cannot train: {reason}")
@@ -194,6 +195,7 @@ def _updates(federation: Federation, spec: ClientSpec, arrays: Arrays) -> Tensor
     rng = stream(spec.seed, "advise updates")
     some = sorted(int(c) for c in rng.choice(able, min(UPDATES, len(able)), replace=False))
     result = worker.run(BlockTask(0, "train", 1, tuple(some), reduce=False), {"arrays": arrays})
+    assert result is not None
     names = list(worker.network.params)
     old = np.concatenate([arrays[name].ravel() for name in names]).astype(np.float64)
     new = [np.concatenate([each["arrays"][name].ravel() for name in names]) for each in result.each or []]
