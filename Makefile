@@ -11,7 +11,7 @@ BIN := $(abspath $(VENV))/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check lint types layers format farm bench docs build clean
+.PHONY: help run test check lint types layers format farm bench rehearse docs build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ farm: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev ## Run the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
+
+rehearse: $(VENV)/.installed ## Run a scenario on a SuperLink and SuperNodes on this machine: ARGS='--nodes 4 my.yaml'
+	$(BIN)/python -m fedmomentum.deployment.rehearsal $(ARGS)
 
 docs: $(VENV)/.installed-dev ## Write the pages of docs/ that come from the code
 	$(BIN)/python -m fedmomentum.scenario.reference > docs/scenarios.md
