@@ -1,10 +1,11 @@
-"""Milliseconds a client and round on workload W, ours beside Flower's simulation and a bare torch loop, in one run.
+"""Milliseconds a client and round on workload W, ours beside other frameworks and a bare torch loop, in one run.
 
 ``python -m benchmarks.engine [--models lin mlp cnn] [--columns ...] [--repeats 1] [--json FILE]``. The columns of other
-frameworks need ``make bench-peers`` once; without it they are left out, and the table says so. Every column runs in a
-process of its own; columns alternate within a repeat so that drift of the machine hits all of them. Reported: the median over
-rounds (the first two left out) and repeats; the ratio to the bare loop; the time from starting the process to the end
-of round 1; the peak of proportional memory (PSS) over all processes of the column.
+frameworks but Flower need ``make bench-peers`` once; without it they are left out, and the table says so. Every column
+runs in a process of its own; columns alternate within a repeat so that drift of the machine hits all of them. Reported:
+the median over rounds (the first two left out) and repeats; ratios to the bare loop, to Flower and to the fastest other
+framework; the time from starting the process to the end of round 1; the peak of proportional memory (PSS) over all
+processes of the column.
 """
 
 from __future__ import annotations

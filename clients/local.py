@@ -28,6 +28,10 @@ class Place:
         steps: steps that the client takes in this round: a number, or ``[K]``.
         lr: learning rate of the client's rule in this round.
         full_gradient: the gradient of the client's whole loss at ``x``, for methods that ask for it.
+        key: of the noise of this client in this round, a number or int64 ``[K]``.
+        common_key: of the noise that all clients of the round share.
+        examples: that the client trains on, a number or ``[K]``.
+        round: of the server, from 1.
     """
 
     anchor: Tree
@@ -37,6 +41,10 @@ class Place:
     steps: int | Tensor = 1
     lr: float = 1.0
     full_gradient: Tree | None = None
+    key: int | Tensor = 0
+    common_key: int = 0
+    examples: float | Tensor = 1.0
+    round: int = 1
 
 
 class Begin(Protocol):
@@ -54,7 +62,8 @@ class Direction(Protocol):
 class Finish(Protocol):
     """Give what a client sends, by record name, and what it keeps, from where its steps and its rule have ended.
 
-    A record named ``arrays`` takes the place of the client's parameters in its reply; any other travels beside them.
+    A record named ``arrays`` takes the place of the client's parameters in its reply (and of its buffers too, where the
+    method says ``compressed``); any other travels beside them.
     """
 
     def __call__(self, params: Tree, state: State, place: Place, /) -> tuple[dict[str, Tree], State]: ...  # noqa: D102
@@ -74,6 +83,8 @@ class LocalUpdate(NamedTuple):
     begin: Begin | None = None
     full_gradient: bool = False
     """Whether ``finish`` needs the gradient of the client's whole loss at the global model."""
+    compressed: bool = False
+    """Whether what ``finish`` sends as ``arrays`` has a layout of its own and is the whole message."""
 
 
 def local_sgd(rule: Rule) -> LocalUpdate:

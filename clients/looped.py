@@ -20,6 +20,7 @@ from fedmomentum.clients.fused import fused_sgd
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.norm import batch_norms, norm_tensors
+from fedmomentum.clients.rules import own_noise
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.models.objective import losses
 from fedmomentum.protocol import ARRAYS, GRADIENT
@@ -124,8 +125,20 @@ class LoopedTrainer:
             torch.manual_seed(key(self.spec.seed, "dropout", round=task.round, client=client))
         full = self._full_gradient(own, client, examples) if local.full_gradient else None
         lr = self._lr * factor
-        place = Place(own, shared, memory, steps=len(rows), lr=lr, full_gradient=full)
-        state: State = {} if plain else (kept or local.rule.init(own))
+        at = {"round": task.round, "client": client}
+        place = Place(
+            own,
+            shared,
+            memory,
+            steps=len(rows),
+            lr=lr,
+            full_gradient=full,
+            key=key(self.spec.seed, "noise", **at),
+            common_key=key(self.spec.seed, "noise", round=task.round),
+            round=task.round,
+            examples=float(count),
+        )
+        state: State = {} if plain else own_noise(kept or local.rule.init(own), place.key)
         if local.begin is not None:
             first, state = local.begin(own, state, place)
             network.copy(first | network.buffers)
@@ -149,8 +162,8 @@ class LoopedTrainer:
                 grads = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in params.items()}
                 here = {n: p.detach() for n, p in params.items()}
                 if local.direction is not None:
-                    at = replace(place, gradient=partial(self._gradient, xb=xb, yb=yb))
-                    grads = local.direction(grads, here, at)
+                    there = replace(place, gradient=partial(self._gradient, xb=xb, yb=yb))
+                    grads = local.direction(grads, here, there)
                 updates, state = local.rule.update(grads, state, here)
                 for name, p in params.items():
                     p.add_(updates[name])
@@ -160,7 +173,7 @@ class LoopedTrainer:
         remembered: State = {}
         if local.finish is not None:
             sent, remembered = local.finish({n: p.detach() for n, p in params.items()}, state, place)
-            records = sent | {ARRAYS: records[ARRAYS] | sent.get(ARRAYS, {})}
+            records = sent if local.compressed else sent | {ARRAYS: records[ARRAYS] | sent.get(ARRAYS, {})}
         if self.spec.keep_state:
             final = self._fused.state() if self._fused is not None and plain else state
             remembered = remembered | {_RULE + slot: tree for slot, tree in final.items()}

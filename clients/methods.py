@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from fedmomentum.clients.compressed import qlsd
 from fedmomentum.clients.drift import feddyn, fedprox, scaffold
 from fedmomentum.clients.guided import domo, fedadc, fedcm, mime, mimelite
+from fedmomentum.clients.langevin import dglmc, fald, fsgld
 from fedmomentum.clients.local import LocalUpdate, local_sgd
-from fedmomentum.clients.reports import fedexp, fednag, fednova
+from fedmomentum.clients.posterior import fedpa
+from fedmomentum.clients.reports import fedexp, fednag, fednova, fedsghmc
 from fedmomentum.errors import UserError
 from fedmomentum.optim.rule import Rule
 
@@ -29,6 +32,12 @@ LOCAL_UPDATES: Mapping[str, Callable[..., LocalUpdate]] = MappingProxyType(
         "fedexp": fedexp,
         "fednova": fednova,
         "fednag": fednag,
+        "fald": fald,
+        "fsgld": fsgld,
+        "dglmc": dglmc,
+        "qlsd": qlsd,
+        "fedpa": fedpa,
+        "fedsghmc": fedsghmc,
     }
 )
 """Name -> factory; each takes the client's rule and its own keyword options."""

@@ -1,13 +1,15 @@
-"""Client halves that train as ever and tell the server more, or in another scale: FedExP, FedNova, FedNAG."""
+"""Client halves that train as ever and tell the server more, or in another scale: FedExP, FedNova, FedNAG, FedSGHMC."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from torch import Tensor
 
 from fedmomentum.clients.horizon import Horizon
 from fedmomentum.clients.local import LocalUpdate, Place, scaled
 from fedmomentum.optim.rule import Rule
-from fedmomentum.protocol import ARRAYS, DRIFT, MOMENTUM, NORMALISER
+from fedmomentum.protocol import ARRAYS, DRIFT, MOMENTUM, NORMALISER, SQUARES
 from fedmomentum.trees import State, Tree, dot, sub
 
 
@@ -71,6 +73,30 @@ def fednag(rule: Rule) -> LocalUpdate:
         return {MOMENTUM: state[_VELOCITY]}, {}
 
     return LocalUpdate(rule, begin=begin, finish=finish)
+
+
+def fedsghmc(rule: Rule, *, correction: Literal["none", "mean", "coordinate"] = "coordinate") -> LocalUpdate:
+    """Give plain local training that also sends what the server needs to know the noise of sampling clients.
+
+    Args:
+        rule: the client's.
+        correction: ``coordinate`` sends the squares of ``x - y``, ``mean`` their sum, ``none`` nothing.
+
+    Raises:
+        ValueError: there is no such correction.
+
+    Reference: arXiv:1402.4102, on a server.
+    """
+    if correction not in ("none", "mean", "coordinate"):
+        raise ValueError(f"correction must be none, mean or coordinate, not '{correction}'")
+
+    def finish(params: Tree, state: State, place: Place) -> tuple[dict[str, Tree], State]:
+        way = sub(place.anchor, params)
+        if correction == "mean":
+            return {DRIFT: {"squared": dot(way, way, leading=_leading(place))}}, {}
+        return {SQUARES: {name: d.square() for name, d in way.items()}}, {}
+
+    return LocalUpdate(rule, finish=None if correction == "none" else finish)
 
 
 _VELOCITY = "velocity"

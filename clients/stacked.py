@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,11 @@ from fedmomentum.clients.fused import HeavyBall, heavy_ball
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.looped import FULL_BATCH
 from fedmomentum.clients.network import Network
+from fedmomentum.clients.rules import own_noise
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.models.objective import losses
 from fedmomentum.protocol import ARRAYS, GRADIENT
-from fedmomentum.streams import Streams
+from fedmomentum.streams import Streams, key
 from fedmomentum.trees import State, Tree, expand, stack, unstack
 
 _RULE = "rule/"
@@ -87,7 +88,7 @@ class StackedTrainer:
         for some, with_dual in self._groups(clients, counts, dual):
             group = _Group(some, [plans[c] for c in some], [counts[c] for c in some], factor)
             if dual is None or not with_dual or not self._in_dual_form(dual, group, records, examples, collector):
-                self._together(group, task.memory, records, examples, local, collector, fused=plain)
+                self._together(group, task, records, examples, local, collector, fused=plain)
         return collector
 
     def _groups(
@@ -145,7 +146,7 @@ class StackedTrainer:
     def _together(
         self,
         group: _Group,
-        memory: Mapping[int, State],
+        task: BlockTask,
         records: Records,
         examples: Examples,
         local: LocalUpdate,
@@ -159,14 +160,28 @@ class StackedTrainer:
         stacked = StackedPlan.of(rows, x)
         anchor = {name: records[ARRAYS][name] for name in self.network.params}
         shared = {name: tree for name, tree in records.items() if name != ARRAYS}
-        memory_K = self._recall(memory, clients, local, anchor)
+        memory_K = self._recall(task.memory, clients, local, anchor)
+        keys_K = torch.tensor([key(self.spec.seed, "noise", round=task.round, client=c) for c in clients])
+        keys_K = keys_K.to(x.device)
         state_K: State = {s.removeprefix(_RULE): t for s, t in memory_K.items() if s.startswith(_RULE)}
+        state_K = own_noise(state_K, keys_K)
         params_K = expand(anchor, len(clients))
         anchor_K = _broadcast(anchor, len(clients))
         shared_K = {record: _broadcast(tree, len(clients)) for record, tree in shared.items()}
         full_K = self._full_gradients(anchor_K, clients, examples) if local.full_gradient else None
         steps_K = torch.from_numpy(stacked.steps).to(x.device)
-        place = Place(anchor_K, shared_K, memory_K, steps=steps_K, lr=self._lr * group.factor, full_gradient=full_K)
+        place = Place(
+            anchor_K,
+            shared_K,
+            memory_K,
+            steps=steps_K,
+            lr=self._lr * group.factor,
+            full_gradient=full_K,
+            key=keys_K,
+            common_key=key(self.spec.seed, "noise", round=task.round),
+            examples=torch.tensor([float(n) for n in group.counts], dtype=torch.float64, device=x.device),
+            round=task.round,
+        )
         if local.begin is not None:
             first_K, state_K = local.begin(anchor_K, state_K, place)
             params_K = {name: x.clone() for name, x in first_K.items()}
@@ -299,7 +314,7 @@ class StackedTrainer:
         kept_K: State = {}
         if local.finish is not None:
             sent, kept_K = local.finish(params_K, state_K, place)
-            records = sent | {ARRAYS: records[ARRAYS] | sent.get(ARRAYS, {})}
+            records = sent if local.compressed else sent | {ARRAYS: records[ARRAYS] | sent.get(ARRAYS, {})}
         if self.spec.keep_state:
             kept_K = kept_K | {_RULE + slot: tree for slot, tree in state_K.items()}
         slots = {slot: unstack(tree) for slot, tree in kept_K.items()}
@@ -327,15 +342,17 @@ def _broadcast(tree: Mapping[str, Tensor], size: int) -> Tree:
 
 def _first_of(place: Place, active: int, gradient: Callable[[Tree], Tree]) -> Place:
     """Give the place of the clients that are still at work."""
-    assert isinstance(place.steps, Tensor)
-    return Place(
-        _first(place.anchor, active),
-        {record: _first(tree, active) for record, tree in place.shared.items()},
-        {slot: _first(tree, active) for slot, tree in place.memory.items()},
-        gradient,
-        place.steps[:active],
-        place.lr,
-        None if place.full_gradient is None else _first(place.full_gradient, active),
+    assert isinstance(place.steps, Tensor) and isinstance(place.key, Tensor) and isinstance(place.examples, Tensor)
+    return replace(
+        place,
+        anchor=_first(place.anchor, active),
+        shared={record: _first(tree, active) for record, tree in place.shared.items()},
+        memory={slot: _first(tree, active) for slot, tree in place.memory.items()},
+        gradient=gradient,
+        steps=place.steps[:active],
+        full_gradient=None if place.full_gradient is None else _first(place.full_gradient, active),
+        key=place.key[:active],
+        examples=place.examples[:active],
     )
 
 

@@ -15,27 +15,34 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedmomentum.build_data import build_data, options
-from fedmomentum.clients.evaluate import evaluate
+from fedmomentum.clients.block import Arrays
+from fedmomentum.clients.central import CentralTask, test_centrally
 from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
-from fedmomentum.clients.norm import batch_norms, recalibrate
+from fedmomentum.clients.norm import batch_norms
+from fedmomentum.clients.rules import make_client_rule
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.vectorize import choose, training_path
 from fedmomentum.clients.worker import Worker
 from fedmomentum.data import Dataset, FederatedData
 from fedmomentum.errors import UserError
+from fedmomentum.events import Span
 from fedmomentum.optim import make_rule
 from fedmomentum.optim.schedules import make_schedule
+from fedmomentum.protocol import ARRAYS
 from fedmomentum.simulation import flower
-from fedmomentum.simulation.executor import Executor, InlineExecutor
+from fedmomentum.simulation.executor import Answer, Executor, InlineExecutor
 from fedmomentum.simulation.faults import Faults, Stragglers
 from fedmomentum.simulation.grid import SimulationGrid
 from fedmomentum.simulation.memory import ClientMemory
-from fedmomentum.strategies import STRATEGIES, FedAvg, Foreign, MimeLite, Privacy
+from fedmomentum.simulation.telling import Evaluation
+from fedmomentum.strategies import QLSD, STRATEGIES, FedAvg, Foreign, MimeLite, Privacy
 from fedmomentum.strategies import cohort as cohorts
+from fedmomentum.strategies.records import views
 from fedmomentum.strategies.robust import AGGREGATORS
-from fedmomentum.streams import stream
+from fedmomentum.strategies.sampling import Sampling
+from fedmomentum.translate import model_options, optimizer
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
@@ -65,22 +72,33 @@ class Federation:
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> dict[str, float] | None:
         """Give loss and accuracy on the central test set, in the rounds that are to be evaluated."""
-        settings = self.scenario.evaluate
-        last = server_round == self.scenario.rounds
-        if settings.every == 0 or (server_round % settings.every and not last):
+        if not self.evaluated_in(server_round):
             return None
+        return test_centrally(self._central(server_round), self._judged(arrays), self.network, self.data)
+
+    def evaluation(self, executor: Executor) -> Callable[[int, ArrayRecord], Evaluation | None]:
+        """Give what tests a model on a worker, where there are workers, while the next round goes on."""
+
+        def test(server_round: int, arrays: ArrayRecord) -> Evaluation | None:
+            if not self.evaluated_in(server_round):
+                return None
+            answer = executor.test(self._central(server_round), self._judged(arrays))
+            return self.evaluate(server_round, arrays) if answer is None else _Tested(answer)
+
+        return test
+
+    def evaluated_in(self, server_round: int) -> bool:
+        """Say whether the model of a round is to be tested."""
+        every = self.scenario.evaluate.every
+        return bool(every) and (server_round % every == 0 or server_round == self.scenario.rounds)
+
+    def _central(self, server_round: int) -> CentralTask:
+        settings = self.scenario.evaluate
+        return CentralTask(server_round, self.scenario.seed, settings.batch_size, settings.recalibrate)
+
+    def _judged(self, arrays: ArrayRecord) -> dict[str, Arrays]:
         judged = self.strategy.evaluated(arrays) if isinstance(self.strategy, FedAvg) else arrays
-        self.network.load({n: torch.from_numpy(a.copy()) for n, a in flower.to_arrays(judged).items()})
-        if settings.recalibrate:
-            rng = stream(self.scenario.seed, "recalibrate", round=server_round)
-            order, size = self.data.partition.order, min(settings.recalibrate, len(self.data.partition.order))
-            chosen = rng.choice(order, size, replace=False)
-            sample = torch.from_numpy(self.data.x[np.sort(chosen)]).to(self.spec.device)
-            recalibrate(self.network, sample, batch_size=settings.batch_size)
-        x, y = torch.from_numpy(self.data.test_x), torch.from_numpy(self.data.test_y)
-        found = evaluate(self.network, x.to(self.spec.device), y.to(self.spec.device), batch_size=settings.batch_size)
-        variances = [float(a.min()) for n, a in flower.to_arrays(arrays).items() if n.endswith("running_var")]
-        return found | ({LOWEST_VARIANCE: min(variances)} if variances else {})
+        return {ARRAYS: views(judged)}
 
     def grid(self, executor: Executor, *, scratch: Path | None = None) -> SimulationGrid:
         """Give the engine for this federation over an executor; ``scratch`` is for what clients keep past the limit."""
@@ -112,14 +130,16 @@ class Federation:
         }
 
 
-def optimizer(settings: Any) -> dict[str, Any]:
-    """Give the settings of an optimizer as :func:`fedmomentum.optim.make_rule` takes them, its name among them."""
-    wanted, name = options(settings), settings.name
-    if "betas" in wanted:
-        wanted["beta1"], wanted["beta2"] = wanted.pop("betas")
-    if name == "adamw":  # decoupled is what the W stands for: with l2 decay it is Adam
-        name = "adamw" if wanted.pop("decay") == "decoupled" else "adam"
-    return {"name": name, **({"decay": "l2"} if name == "adam" else {}), **wanted}
+@dataclass(frozen=True)
+class _Tested:
+    """The answer of a worker that tests a model, as the round loop takes it."""
+
+    answer: Answer
+
+    def result(self) -> tuple[dict[str, float], tuple[Span, ...]]:
+        """Wait for it."""
+        found, span = self.answer.result()
+        return found, (span,)
 
 
 def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) -> ClientSpec:
@@ -130,11 +150,11 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         input_shape=tuple(data.x.shape[1:]),
         classes=data.classes,
         seed=scenario.seed,
-        options=options(scenario.model, "options") | dict(getattr(scenario.model, "options", None) or {}),
+        options=model_options(scenario.model),
     )
     return ClientSpec(
         model=model,
-        optimizer=client_optimizer(client),
+        optimizer=_at_posterior(client_optimizer(client), client.optimizer, data),
         epochs=client.epochs,
         steps=client.steps,
         batch_size=None if client.batch_size == "all" else client.batch_size,
@@ -149,6 +169,13 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         device=device,
         threads=scenario.engine.threads,
     )
+
+
+def _at_posterior(wanted: dict[str, Any], settings: Any, data: FederatedData) -> dict[str, Any]:
+    """Fill in the temperature that a scenario leaves to the data: one over the number of training examples."""
+    if "temperature" in type(settings).model_fields and settings.temperature is None:
+        return wanted | {"temperature": 1.0 / float(np.asarray(data.sizes).sum())}
+    return wanted
 
 
 def client_optimizer(client: Client) -> dict[str, Any]:
@@ -218,6 +245,12 @@ def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Ne
     clients = scenario.evaluate.clients
     if settings.name not in STRATEGIES:
         return _foreign_strategy(scenario, data, wanted)
+    wanted = _at_posterior(wanted, settings, data)
+    strategy_class = STRATEGIES[settings.name]
+    if issubclass(strategy_class, Sampling) and wanted.pop("weighting") == "examples":
+        wanted["examples"] = float(np.asarray(data.sizes).sum())
+    if issubclass(strategy_class, QLSD):
+        wanted["weight_decay"] = scenario.client.optimizer.weight_decay
     if (rule := getattr(settings, "rule", None)) is not None:
         wanted["rule"] = make_rule(**optimizer(rule))
     if issubclass(STRATEGIES[settings.name], MimeLite):
@@ -277,14 +310,18 @@ def _foreign_strategy(scenario: FederatedScenario, data: FederatedData, wanted: 
     return Foreign(made, train=cohort, evaluate=judges, seed=scenario.seed)
 
 
-def build_faults(scenario: FederatedScenario) -> Faults:
-    """Give what goes wrong in the scenario."""
+def build_faults(scenario: FederatedScenario, clients: int) -> Faults:
+    """Give what goes wrong in the scenario.
+
+    Raises:
+        UserError: the trace of dropouts is not as it should be, or names a client that is not among so many.
+    """
     settings = scenario.participation
     stragglers = settings.stragglers
     dropout = settings.dropout
     return Faults(
         dropout=dropout if isinstance(dropout, float | int) else 0.0,
-        trace=None if isinstance(dropout, float | int) else read_trace(dropout.trace),
+        trace=None if isinstance(dropout, float | int) else read_trace(dropout.trace, clients),
         stragglers=None
         if stragglers is None
         else Stragglers(sigma=stragglers.sigma, deadline=stragglers.deadline, late=stragglers.late, seed=scenario.seed),
@@ -292,8 +329,8 @@ def build_faults(scenario: FederatedScenario) -> Faults:
     )
 
 
-def read_trace(path: str) -> dict[int, frozenset[int]]:
-    """Read a dropout trace: lines of ``round,client`` under that heading.
+def read_trace(path: str, clients: int) -> dict[int, frozenset[int]]:
+    """Read a dropout trace: lines of ``round,client`` under that heading, rounds from 1, clients from 0.
 
     Raises:
         UserError: the file or a line of it is not as it should be; the message names file and line.
@@ -316,6 +353,11 @@ def read_trace(path: str) -> dict[int, frozenset[int]]:
             raise UserError(
                 f"{path}:{number}: expected two whole numbers, round and client, not {','.join(row)!r}"
             ) from None
+        if server_round < 1 or not 0 <= client < clients:
+            raise UserError(
+                f"{path}:{number}: rounds count from 1 and clients from 0 to {clients - 1}, so there is no round "
+                f"{server_round} with a client {client}"
+            )
         trace.setdefault(server_round, set()).add(client)
     return {server_round: frozenset(clients) for server_round, clients in trace.items()}
 
@@ -361,7 +403,7 @@ def build(
     ):
         if asked and not batch_norms(network.module):
             raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
-    return Federation(scenario, data, checksum, spec, network, strategy, build_faults(scenario))
+    return Federation(scenario, data, checksum, spec, network, strategy, build_faults(scenario, data.clients))
 
 
 def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: Strategy) -> ClientSpec:
@@ -379,7 +421,7 @@ def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: St
     else:
         return spec
     hyper = dict(spec.optimizer)
-    make_local(method, make_rule(hyper.pop("name"), **hyper), **wanted)
+    make_local(method, make_client_rule(hyper.pop("name"), **hyper), **wanted)
     spec = replace(spec, method=method, method_options=wanted)
     if spec.adapt is not None:
         from fedmomentum.clients.adaptive import check_adapt

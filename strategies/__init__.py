@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from fedmomentum.strategies.adaptive import FedAdagrad, FedAdam, FedAdamW, FedYogi
 from fedmomentum.strategies.cohort import BernoulliCohort, Cohort, CyclicCohort, UniformCohort, WeightedCohort
+from fedmomentum.strategies.dglmc import DGLMC
 from fedmomentum.strategies.domo import DOMO
+from fedmomentum.strategies.fald import FALD
 from fedmomentum.strategies.fedadc import FedADC
 from fedmomentum.strategies.fedavg import FedAvg
 from fedmomentum.strategies.fedavgm import FedAvgM
@@ -23,16 +25,24 @@ from fedmomentum.strategies.fedgm import FedGM
 from fedmomentum.strategies.fednag import FedNAG
 from fedmomentum.strategies.fednova import FedNova
 from fedmomentum.strategies.fedopt import FedOpt, ServerOptimizer
+from fedmomentum.strategies.fedpa import FedPA
 from fedmomentum.strategies.fedprox import FedProx
+from fedmomentum.strategies.fedsghmc import FedSGHMC
 from fedmomentum.strategies.foreign import Foreign
+from fedmomentum.strategies.fsgld import FSGLD
 from fedmomentum.strategies.mime import Mime, MimeLite
 from fedmomentum.strategies.privacy import Privacy
+from fedmomentum.strategies.qlsd import QLSD
 from fedmomentum.strategies.registry import STRATEGIES, make_strategy
 from fedmomentum.strategies.scaffold import Scaffold
 from fedmomentum.strategies.slowmo import SlowMo
 
 __all__ = [
+    "DGLMC",
     "DOMO",
+    "FALD",
+    "FSGLD",
+    "QLSD",
     "STRATEGIES",
     "BernoulliCohort",
     "Cohort",
@@ -51,7 +61,9 @@ __all__ = [
     "FedNAG",
     "FedNova",
     "FedOpt",
+    "FedPA",
     "FedProx",
+    "FedSGHMC",
     "FedYogi",
     "Foreign",
     "Mime",

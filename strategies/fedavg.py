@@ -81,6 +81,8 @@ class FedAvg(Strategy):
         privacy: makes the mean differentially private, see :class:`~fedmomentum.strategies.privacy.Privacy`; needs
             ``cohort=BernoulliCohort(probability=q, redraw=False)``, and every client counts alike.
         clip_update: largest Euclidean length of a client's update; a longer one is shortened before it is combined.
+        max_update_norm: largest Euclidean length of a client's update; a longer one is refused (``clip_update`` keeps
+            and shortens it). It makes the engine send every client's own reply.
         step_schedule: round, from 0 -> factor on the server's step (a learning rate schedule, a warm-up); None is 1.
 
     Attributes:
@@ -115,6 +117,7 @@ class FedAvg(Strategy):
     weighting: Literal["examples", "uniform"] = "examples"
     aggregator: Aggregator | None = None
     clip_update: float | None = None
+    max_update_norm: float | None = None
     step_schedule: Callable[[int], float] | None = None
     privacy: Privacy | None = None
 
@@ -128,6 +131,8 @@ class FedAvg(Strategy):
     """Finite numbers that each client has to report, for :meth:`client_mean`."""
     extra_weighting: ClassVar[Literal["examples", "uniform"]] = "examples"
     """How extra records of replies are averaged: by the weights of the replies, or every client alike."""
+    single_replies: ClassVar[bool] = False
+    """Whether a mean over a block of replies would mean nothing, as for compressed ones."""
     counts_replies: ClassVar[bool] = False
     """Whether the step depends on how many replies were used, which differential privacy would have to hide."""
 
@@ -140,9 +145,12 @@ class FedAvg(Strategy):
         _check_choice("accumulation", self.accumulation, ("wide", "native"))
         _check_choice("reduction", self.reduction, ("auto", protocol.MEAN, protocol.EVERY))
         _check_choice("weighting", self.weighting, (protocol.EXAMPLES, protocol.UNIFORM))
-        if self.clip_update is not None and not self.clip_update > 0:
-            raise ValueError(f"clip_update must be above 0, not {self.clip_update}")
-        if self._robust and type(self).extra_in_replies is not FedAvg.extra_in_replies:
+        for name in ("clip_update", "max_update_norm"):
+            if (longest := getattr(self, name)) is not None and not longest > 0:
+                raise ValueError(f"{name} must be above 0, not {longest}")
+        if self.max_update_norm is not None and type(self).reply_layout is not FedAvg.reply_layout:
+            raise ValueError(f"{type(self).__name__} gets no models back: no max_update_norm goes with it")
+        if self._robust and (self.single_replies or type(self).extra_in_replies is not FedAvg.extra_in_replies):
             raise ValueError(
                 f"{type(self).__name__} averages more than models: no aggregator, clip_update or privacy goes with it"
             )
@@ -199,6 +207,18 @@ class FedAvg(Strategy):
             Trees with the names, shapes and dtypes that are expected; their values are not used.
         """
         return {}
+
+    def reply_layout(self, sent: records.Views) -> records.Views:
+        """Give the names, shapes and dtypes of what a reply holds in place of a model; here it is a model.
+
+        Args:
+            sent: the model that was sent, with its buffers.
+        """
+        return sent
+
+    def decoded(self, reply: records.Views, sent: records.Views) -> records.Views:
+        """Give what a reply holds in the layout of the model, so that it can be averaged; here it is the reply."""
+        return reply
 
     def client_options(self) -> dict[str, Any]:
         """Give the options of the client half, those that the server half settles."""
@@ -312,7 +332,15 @@ class FedAvg(Strategy):
             raise AggregationError(
                 "configure_train has to come first: it keeps the arrays that replies are held against"
             )
-        expected = Expected(self.weighted_by_key, sent, self.arrayrecord_key, self._extras, self.needs_metrics)
+        expected = Expected(
+            self.weighted_by_key,
+            self.reply_layout(sent),
+            self.arrayrecord_key,
+            self._extras,
+            self.needs_metrics,
+            self.max_update_norm,
+            frozenset(self._old),
+        )
         admitted, self.rejected = admit(replies, expected)
         self.rejected += silent(self._asked, admitted, self.rejected)
         self.accepted = sum(len(reply.clients) for reply in admitted)
@@ -327,7 +355,7 @@ class FedAvg(Strategy):
         uniform = self.weighting == protocol.UNIFORM or self.privacy is not None
         weights = [float(len(reply.clients)) if uniform else reply.weight for reply in admitted]
         self._reports = [(1.0 if uniform else weight, row) for reply in admitted for weight, row in reply.reports]
-        models = [reply.arrays for reply in admitted]
+        models = [self.decoded(reply.arrays, sent) for reply in admitted]
         if self.privacy is not None:
             mean = self._private(models, sent, now)
             metrics["epsilon"] = self.privacy.epsilon(probability=probability(self.cohort), rounds=now)
@@ -412,7 +440,8 @@ class FedAvg(Strategy):
 
     def _reduction(self, config: Mapping[str, object]) -> str:
         """Ask for single replies where the mean over a block would be another mean than the one wanted."""
-        if self._robust or (self.extra_weighting == "uniform" and self._extras):
+        alone = self._robust or self.single_replies or self.max_update_norm is not None
+        if alone or (self.extra_weighting == "uniform" and self._extras):
             return protocol.EVERY
         if protocol.REDUCTION in config:
             return str(config[protocol.REDUCTION])

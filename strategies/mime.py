@@ -7,18 +7,16 @@ from dataclasses import KW_ONLY, dataclass, field
 from logging import WARNING
 from typing import Any, ClassVar, Literal
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore import log
 from torch import Tensor
 
 from fedmomentum.optim import Rule, make_rule
-from fedmomentum.protocol import GRADIENT, GRADIENT_QUERY, RULE_STATE
+from fedmomentum.protocol import GRADIENT, RULE_STATE
 from fedmomentum.strategies import records
-from fedmomentum.strategies.admission import Expected, admit
-from fedmomentum.strategies.aggregation import weighted_mean
 from fedmomentum.strategies.carried import Carrying
+from fedmomentum.strategies.gradients import mean_gradient
 from fedmomentum.trees import Tree
 
 
@@ -115,16 +113,19 @@ class Mime(MimeLite):
             return messages
         content = messages[0].content
         query = RecordDict({name: content[name] for name in (self.arrayrecord_key, self.configrecord_key)})
-        asked = [Message(query, dst_node_id=node, message_type=GRADIENT_QUERY) for node in self._asked]
-        like = {name: x.numpy() for name, x in self._old.items()}
-        replies = grid.send_and_receive(asked, timeout=self.gradient_timeout)
-        found, _ = admit(replies, Expected(self.weighted_by_key, like))
-        weights = [float(len(r.clients)) if self.weighting == "uniform" else r.weight for r in found]
-        if sum(weights) <= 0:
+        found = mean_gradient(
+            grid,
+            query,
+            self._asked,
+            {name: x.numpy() for name, x in self._old.items()},
+            weighted_by=self.weighted_by_key,
+            uniform=self.weighting == "uniform",
+            timeout=self.gradient_timeout,
+        )
+        if found is None:
             log(WARNING, "round %d: no client gave its gradient; nobody trains", server_round)
             return []
-        mean = weighted_mean([reply.arrays for reply in found], weights, like)
-        self._gradient = {name: torch.from_numpy(x) for name, x in mean.items()}
+        self._gradient = found
         content[GRADIENT] = records.record(self._gradient)  # the messages of a round share their content
         return messages
 

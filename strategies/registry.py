@@ -9,7 +9,9 @@ from typing import Any
 
 from fedmomentum.errors import UserError
 from fedmomentum.strategies.adaptive import FedAdagrad, FedAdam, FedAdamW, FedYogi
+from fedmomentum.strategies.dglmc import DGLMC
 from fedmomentum.strategies.domo import DOMO
+from fedmomentum.strategies.fald import FALD
 from fedmomentum.strategies.fedadc import FedADC
 from fedmomentum.strategies.fedavg import FedAvg
 from fedmomentum.strategies.fedavgm import FedAvgM
@@ -21,8 +23,12 @@ from fedmomentum.strategies.fedgm import FedGM
 from fedmomentum.strategies.fednag import FedNAG
 from fedmomentum.strategies.fednova import FedNova
 from fedmomentum.strategies.fedopt import FedOpt
+from fedmomentum.strategies.fedpa import FedPA
 from fedmomentum.strategies.fedprox import FedProx
+from fedmomentum.strategies.fedsghmc import FedSGHMC
+from fedmomentum.strategies.fsgld import FSGLD
 from fedmomentum.strategies.mime import Mime, MimeLite
+from fedmomentum.strategies.qlsd import QLSD
 from fedmomentum.strategies.scaffold import Scaffold
 from fedmomentum.strategies.slowmo import SlowMo
 
@@ -32,6 +38,7 @@ STRATEGIES: dict[str, type[FedAvg]] = {
         *(FedAvg, FedAvgM, FedAdagrad, FedAdam, FedAdamW, FedYogi, FedOpt),
         *(FedProx, SlowMo, FedGM, FedExP, Scaffold, FedCM, MimeLite, Mime),
         *(FedDyn, FedNova, FedADC, FedNAG, DOMO, FedBN),
+        *(FedSGHMC, FALD, FSGLD, DGLMC, QLSD, FedPA),
     )
 }
 """Lowercase name -> class."""

@@ -6,6 +6,7 @@
     resolved.yaml      every default filled   clients.jsonl    one row a client and round
     provenance.json    versions, machine      failures.jsonl   one row a reply that was not used
     status.json        what became of it      model.safetensors, plots/
+    profile.json, trace.json   where the time went (with --profile)
     arms/<arm>/        the same files once more, where a scenario compares several arms
 ```
 """
@@ -23,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmomentum.errors import UserError
-from fedmomentum.runs.atomic import NotWrittenError, read_json, write_json, write_text, writing
+from fedmomentum.runs.atomic import NotWrittenError, write_json, write_text, writing
+from fedmomentum.runs.checks import read_status
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,7 +114,7 @@ class RunFolder:
 
     def status(self) -> dict[str, Any]:
         """Read ``status.json``."""
-        return read_json(self.path / STATUS)
+        return read_status(self.path / STATUS)
 
     def set_status(self, status: str | None = None, **facts: object) -> None:
         """Change ``status.json``: what became of the run, and any further facts; times are kept by themselves.

@@ -9,6 +9,7 @@ with
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -35,6 +36,7 @@ def as_rule(
     temperature: Hyper = 1.0,
     friction: Hyper = 0.1,
     noise_variance: Hyper = 0.0,
+    weight_decay: float = 0.0,
     seed: int = 0,
 ) -> Rule:
     """Give a sampler as an optimizer: ``params + updates`` is the next point of a chain that samples ``exp(-U / T)``.
@@ -52,11 +54,20 @@ def as_rule(
         temperature: T, likewise.
         friction: the fraction of velocity lost a step, in (0, 1]; not used by ``sgld``.
         noise_variance: V of each coordinate of the gradient; used by ``sghmc``.
+        weight_decay: lambda, at least 0, of a term ``lambda |x|^2 / 2`` beside U: a Gaussian prior of precision
+            ``lambda / T``.
         seed: of the noise of a client that was not given a key of its own.
 
     Raises:
-        UserError: there is no such sampler.
+        UserError: there is no such sampler, or a number is out of its range.
     """
+    for what, value, most in (
+        ("lr", lr, math.inf),
+        ("temperature", temperature, math.inf),
+        ("friction", friction, 1.0),
+    ):
+        if isinstance(value, float | int) and not 0 <= value <= most:
+            raise UserError(f"{what} of '{name}' must be in [0, {most:g}], not {value}")
 
     def langevin(grads: Tree, velocity: Tree, noise: Tree, count: Tensor) -> tuple[Tree, Tree]:
         update = sgld_update(grads, noise, lr=value_at(lr, count), temperature=value_at(temperature, count))
@@ -101,7 +112,8 @@ def as_rule(
     def update(grads: Mapping[str, Tensor], state: State, params: Mapping[str, Tensor]) -> tuple[Tree, State]:
         count, own = state["step"]["count"], state["noise"]["key"]
         noise = normal_like(fold(own, count), grads)
-        updates, velocity = move(dict(grads), state.get("velocity", {}), noise, count)
+        pull = {n: g + weight_decay * params[n] for n, g in grads.items()} if weight_decay else dict(grads)
+        updates, velocity = move(pull, state.get("velocity", {}), noise, count)
         after: State = {"step": {"count": count + 1}, "noise": {"key": own}}
         return updates, after | {"velocity": velocity} if moving else after
 

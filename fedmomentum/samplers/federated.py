@@ -251,24 +251,44 @@ def fedpa_delta(anchor: Mapping[str, Tensor], samples: Mapping[str, Tensor], *, 
     for name, x in anchor.items():
         if samples[name].shape[1:] != x.shape:
             raise ValueError(f"samples of '{name}' have shape {list(samples[name].shape)}, the anchor {list(x.shape)}")
-    points = ravel({name: samples[name] for name in anchor}).double()
+    return fedpa_deltas(anchor, samples, rho=rho, leading=0)
+
+
+def fedpa_deltas(anchors: Mapping[str, Tensor], samples: Mapping[str, Tensor], *, rho: float, leading: int) -> Tree:
+    """Give :func:`fedpa_delta` of clients that are stacked on so many leading axes.
+
+    Args:
+        anchors: ``[*leading, *shape]`` a tensor.
+        samples: ``[*leading, l, *shape]``.
+        rho: at least 0.
+        leading: how many axes lead.
+
+    Raises:
+        ValueError: there is no sample, or ``rho`` is negative.
+    """
+    points = ravel({name: samples[name] for name in anchors}, leading=leading + 1).double()
+    points = points.movedim(leading, 0)  # [l, *leading, P]
     if len(points) == 0 or rho < 0:
         raise ValueError(f"need at least one sample and rho >= 0, not {len(points)} and {rho}")
     mean = points[0]
-    delta = ravel(anchor, leading=0).double() - mean
-    # Rows of `solved` are A_(s-1)^-1 u_s, and `gains` the weights of Sherman and Morrison, for A_t = I + rho sum (..)
-    # u u'.
-    solved, gains = points.new_empty((len(points) - 1, points.shape[1])), points.new_empty(len(points) - 1)
-    for s in range(len(points) - 1):
-        t, u = s + 2, points[s + 1] - mean
-        v = u - (gains[:s] * (solved[:s] @ u)) @ solved[:s]
+    delta = ravel(anchors, leading=leading).double() - mean
+    # The s-th of `solved` is A_(s-1)^-1 u_s, and of `gains` the weight of Sherman and Morrison, for A_t = I + rho sum
+    # (..) u u'.
+    solved: list[Tensor] = []
+    gains: list[Tensor] = []
+    for t, point in enumerate(points[1:], start=2):
+        u = point - mean
+        v = u
+        for gain, w in zip(gains, solved, strict=True):
+            v = v - gain * (w * u).sum(-1, keepdim=True) * w
         weight = rho * (t - 1) / t
-        spread = 1.0 + weight * (u @ v)
+        spread = 1.0 + weight * (u * v).sum(-1, keepdim=True)
         # x - mean moves by -u / t, and the inverse loses (weight / spread) v v'.
-        delta = delta - ((weight * (u @ delta) + 1.0 / t) / spread) * v
-        solved[s], gains[s] = v, weight / spread
+        delta = delta - ((weight * (u * delta).sum(-1, keepdim=True) + 1.0 / t) / spread) * v
+        solved.append(v)
+        gains.append(weight / spread)
         mean = mean + u / t
-    return unravel(delta * (1.0 + (len(points) - 1) * rho), anchor, leading=0)
+    return unravel(delta * (1.0 + (len(points) - 1) * rho), anchors, leading=leading)
 
 
 def client_sampling_variance(gradients: Tensor, cohort: int) -> Tensor:

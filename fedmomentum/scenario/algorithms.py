@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fedmomentum.scenario.block import Decay, Misfit, NonNegative, Positive, Probability, Share
 from fedmomentum.scenario.client import Client
+from fedmomentum.scenario.optimizer import SAMPLERS
 from fedmomentum.scenario.server import StrategyBlock
 
 Weighting = Literal["examples", "uniform"]
@@ -157,8 +158,11 @@ class MimeBlock(StrategyBlock):
     more_than_models: ClassVar[bool] = True
 
     def client_misfits(self, client: Client) -> Iterator[Misfit]:
-        """Refuse a state that clients keep: it is the server's."""
+        """Refuse a state that clients keep: it is the server's; and noise, which every client would have alike."""
         yield from super().client_misfits(client)
+        if client.optimizer.name in SAMPLERS:
+            name = getattr(self, "name", "")
+            yield Misfit(("client", "optimizer", "name"), f"'{name}' has one state for all clients, so no sampler")
         if client.state == "keep":
             name = getattr(self, "name", "")
             yield Misfit(("client", "state"), f"with '{name}' the state of the optimizer is the server's; leave it out")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from fedmomentum.scenario.block import Block, ByName, Decay, Misfit, NonNegative, Positive
+from fedmomentum.scenario.block import Block, ByName, Decay, Misfit, NonNegative, Positive, Share
 
 Betas = Annotated[tuple[Decay, Decay], Field(strict=False)]  # a YAML list is no tuple; its items stay strict
 DecayForm = Literal["l2", "decoupled"]
@@ -108,9 +108,55 @@ class Lion(OptimizerBlock):
     betas: Betas = Field(default=(0.9, 0.99), description="part of m in the step, and part of m that is kept, a step")
 
 
+class Pid(OptimizerBlock):
+    """v <- momentum v + kP g + kI (sum of g) + kD (change of g), x <- x - lr v: PID control (An et al., CVPR 2018)."""
+
+    name: Literal["pid"]
+    momentum: Decay = Field(default=0.9, description="part of the velocity that is kept, a step")
+    proportional: NonNegative = Field(default=1.0, description="kP")
+    integral: NonNegative = Field(default=0.0, description="kI, a step; takes away a constant error; 0: heavy ball")
+    derivative: NonNegative = Field(default=0.0, description="kD, in steps; damps; as momentum: Nesterov")
+
+
 Optimizer: TypeAlias = Annotated[
-    Sgd | HeavyBall | Ema | Nesterov | Adagrad | RmsProp | Adam | AdamW | Yogi | Lion, ByName()
+    Sgd | HeavyBall | Ema | Nesterov | Adagrad | RmsProp | Adam | AdamW | Yogi | Lion | Pid, ByName()
 ]
+
+
+class SamplerBlock(Block):
+    """A rule with noise, whose steps are draws from exp(-f / T) of the client's loss f."""
+
+    lr: Positive = Field(description="learning rate, in units of the parameters squared over those of f")
+    temperature: NonNegative | None = Field(
+        default=None, description="T; null: 1 / n with the n training examples of all clients, which is their posterior"
+    )
+    weight_decay: NonNegative = Field(
+        default=0.0, description="pull of the weights to zero: a Gaussian prior of precision weight_decay / T"
+    )
+
+
+class Sgld(SamplerBlock):
+    """x <- x - lr g + sqrt(2 lr T) xi: stochastic gradient Langevin dynamics (arXiv:1506.04696)."""
+
+    name: Literal["sgld"]
+
+
+class FrictionBlock(SamplerBlock):
+    """A sampler with a velocity."""
+
+    friction: Share = Field(default=0.1, description="part of the velocity that is lost a step: 1 - momentum")
+
+
+class Sghmc(FrictionBlock):
+    """v <- (1 - friction) v - lr g + noise, x <- x + v: the heavy ball with noise (arXiv:1402.4102)."""
+
+    name: Literal["sghmc"]
+
+
+class UnderdampedLangevin(FrictionBlock):
+    """Underdamped Langevin dynamics in BAOAB steps of time sqrt(lr) (arXiv:1203.5428)."""
+
+    name: Literal["underdamped_langevin"]
 
 
 Rate = Positive | Literal["safe"]
@@ -153,5 +199,21 @@ class ClientNesterov(Nesterov):
 
 
 ClientOptimizer: TypeAlias = Annotated[
-    ClientSgd | ClientHeavyBall | ClientEma | ClientNesterov | Adagrad | RmsProp | Adam | AdamW | Yogi | Lion, ByName()
+    ClientSgd
+    | ClientHeavyBall
+    | ClientEma
+    | ClientNesterov
+    | Adagrad
+    | RmsProp
+    | Adam
+    | AdamW
+    | Yogi
+    | Lion
+    | Pid
+    | Sgld
+    | Sghmc
+    | UnderdampedLangevin,
+    ByName(),
 ]
+"""What a client can step by: a rule, or a sampler."""
+SAMPLERS = ("sgld", "sghmc", "underdamped_langevin")

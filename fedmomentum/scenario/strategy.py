@@ -21,6 +21,7 @@ from fedmomentum.scenario.algorithms import (
     SlowMo,
 )
 from fedmomentum.scenario.block import ByName
+from fedmomentum.scenario.posterior import DGLMC, FALD, FSGLD, QLSD, FedPA, FedSGHMC
 from fedmomentum.scenario.server import (
     CustomStrategy,
     FedAdagrad,
@@ -54,6 +55,12 @@ Strategy: TypeAlias = Annotated[
     | FedNova
     | FedNAG
     | FedBN
+    | FedSGHMC
+    | FALD
+    | FSGLD
+    | DGLMC
+    | QLSD
+    | FedPA
     | CustomStrategy,
     ByName(),
 ]

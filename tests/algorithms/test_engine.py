@@ -26,6 +26,8 @@ ADAM = {"name": "adam", "lr": 0.01}
 
 ALGORITHMS = {
     "fedavg, uniform": (HEAVY_BALL, {"weighting": "uniform"}),
+    "fedavgm, local adam": (ADAM, {"server_momentum": 0.5}),
+    "fedadam, local lion": ({"name": "lion", "lr": 0.003}, {"eta": 0.01}),
     "fedprox": (HEAVY_BALL, {"proximal_mu": 0.5}),
     "slowmo": (SGD, {}),
     "fedgm": (SGD, {}),
@@ -45,6 +47,17 @@ ALGORITHMS = {
     "fednag": ({"name": "nesterov", "lr": 0.1, "momentum": 0.5}, {}),
     "domo": (HEAVY_BALL, {}),
     "domo, spread": (HEAVY_BALL, {"spread": True}),
+    "fedavg, sgld": ({"name": "sgld", "lr": 0.05, "temperature": 0.01}, {}),
+    "fedprox, sghmc": ({"name": "sghmc", "lr": 0.02, "temperature": 0.01}, {"proximal_mu": 0.5}),
+    "fedavgm, langevin": ({"name": "underdamped_langevin", "lr": 0.02, "temperature": 0.01}, {}),
+    "fald": (SGD, {"temperature": 0.01, "correlation": 0.5, "examples": float(sum(SIZES))}),
+    "fsgld": (SGD, {"temperature": 0.01, "examples": float(sum(SIZES))}),
+    "dglmc": (SGD, {"temperature": 0.01, "tolerance": 0.1}),
+    "qlsd": (SGD, {"temperature": 0.01, "keep": 0.3}),
+    "qlsd, star": (SGD, {"temperature": 0.01, "keep": 0.3, "star": True, "refresh": 2}),
+    "fedpa": (SGD, {"samples": 2}),
+    "fedsghmc": (SGD, {"temperature": 0.01}),
+    "fedsghmc, mean": (SGD, {"temperature": 0.01, "correction": "mean"}),
 }
 ROUNDS = 3
 
@@ -107,7 +120,23 @@ def test_stacked_and_in_turn_and_by_message(case):
     close(run_rounds(strategy, grid, start(wanted), ROUNDS), in_turn, 1e-6)
 
 
-@pytest.mark.parametrize("case", ["scaffold", "mime", "fedcm", "feddyn", "fedexp", "fednag", "slowmo", "domo"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "scaffold",
+        "mime",
+        "fedcm",
+        "feddyn",
+        "fedexp",
+        "fednag",
+        "slowmo",
+        "domo",
+        "fsgld",
+        "dglmc",
+        "qlsd, star",
+        "fedsghmc",
+    ],
+)
 def test_a_run_goes_on_where_it_was_saved(case):
     data = federation()
     through = simulate(case, data=data, rounds=4)
@@ -147,6 +176,36 @@ def test_bytes_of_a_round_count_what_travels_beside_the_model(case):
     row = simulate(case, rounds=1).rows[-1]
     assert row["bytes_down"] == 4 * down * model
     assert row["bytes_up"] == 4 * (up * model + more)
+
+
+def test_bytes_of_compressed_replies():
+    """Up: a share of 0.3 of the coordinates, and a key of 8 bytes. A reference point: a model down, a gradient up, each
+    of everyone."""
+    _, wanted = both_halves("qlsd")
+    tensors = to_arrays(start(wanted)).values()
+    model, size = sum(a.nbytes for a in tensors), sum(a.size for a in tensors)
+    reply = 4 * round(0.3 * size) + 8
+    row = simulate("qlsd", rounds=1).rows[-1]
+    assert (row["bytes_down"], row["bytes_up"]) == (4 * model, 4 * reply)
+    row = simulate("qlsd, star", rounds=1).rows[-1]
+    assert row["bytes_down"] == 6 * model + 4 * 2 * model
+    assert row["bytes_up"] == 6 * model + 4 * reply
+
+
+def test_bytes_of_samplers():
+    """Numbers of clients: 16 bytes down. DG-LMC: whether a variable is new, 8 bytes up; FSGLD: down, too."""
+    _, wanted = both_halves("fald")
+    model = sum(a.nbytes for a in to_arrays(start(wanted)).values())
+    for case, down, up in (
+        ("fald", model + 16, model),
+        ("dglmc", model + 16, model + 8),
+        ("fsgld", 3 * model + 24, 3 * model + 8),
+        ("fedsghmc", model, 2 * model),
+        ("fedsghmc, mean", model, model + 8),
+        ("fedpa", model, model),
+    ):
+        row = simulate(case, rounds=1).rows[-1]
+        assert (row["bytes_down"], row["bytes_up"]) == (4 * down, 4 * up), case
 
 
 def test_bytes_of_mimes_two_exchanges():

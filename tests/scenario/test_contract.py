@@ -82,7 +82,10 @@ def test_strategies(name: str) -> None:
         pytest.skip("the strategies are not there")
     assert set(blocks(Strategy)) <= set(found)
     block = blocks(Strategy)[name]
-    found[name](**{key: info.default for key, info in block.model_fields.items() if not info.is_required()})
+    values = {key: info.default for key, info in block.model_fields.items() if not info.is_required()}
+    if values.get("temperature", 1.0) is None:  # the builder fills it in: one over the number of examples
+        del values["temperature"]
+    found[name](**values)
 
 
 @pytest.mark.parametrize("name", blocks(Optimizer))

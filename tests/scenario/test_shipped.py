@@ -62,7 +62,8 @@ def test_choices_are_the_names_that_the_schema_knows() -> None:
     assert list(choices("strategy")) == [
         "fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "fedadamw", "fedopt",
         "slowmo", "fedgm", "fedexp", "fedprox", "scaffold", "feddyn", "fedcm", "fedadc", "domo",
-        "mimelite", "mime", "fednova", "fednag", "fedbn", "package.module:callable",
+        "mimelite", "mime", "fednova", "fednag", "fedbn",
+        "fedsghmc", "fald", "fsgld", "dglmc", "qlsd", "fedpa", "package.module:callable",
     ]  # fmt: skip
     assert "heavy_ball" in choices("client.optimizer")
     assert set(choices("data.partition")) >= {"iid", "dirichlet", "natural"}
