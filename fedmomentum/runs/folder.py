@@ -6,6 +6,7 @@
     resolved.yaml      every default filled   clients.jsonl    one row a client and round
     provenance.json    versions, machine      failures.jsonl   one row a reply that was not used
     status.json        what became of it      model.safetensors, plots/
+    profile.json, trace.json   where the time went (with --profile)
     arms/<arm>/        the same files once more, where a scenario compares several arms
 ```
 """
