@@ -49,14 +49,11 @@ def test_two_thousand_rounds(tmp_path) -> None:
     result = fm.run(path, out=tmp_path / "runs", listeners=[gauge])
     assert result.status == "finished" and list(gauge.memory) == list(range(0, ROUNDS + 1, 100))
     assert gauge.files[ROUNDS] <= gauge.files[SETTLED]
-    grown = gauge.memory[ROUNDS] - gauge.memory[SETTLED]
-    # a run keeps its rows, a kilobyte or so each; a model a round would be twice as much again
-    assert grown < (ROUNDS - SETTLED) * 2 * MODEL, f"{grown} bytes more in {ROUNDS - SETTLED} rounds"
+    grown = (gauge.memory[ROUNDS] - gauge.memory[SETTLED]) / (ROUNDS - SETTLED)
+    assert grown < MODEL, f"{grown:.0f} bytes a round: a row is half of that, and one model kept a round would be more"
     run = fm.load_run(result.folder)
     assert [row["round"] for row in run.metrics] == list(range(ROUNDS + 1))
     assert len(run.clients) == 2 * ROUNDS
-    assert [{k: v for k, v in row.items() if v == v} for row in run.metrics] == [
-        {k: v for k, v in row.items() if v == v and k in written}
-        for row, written in zip(result.metrics, run.metrics, strict=True)
-    ]
+    for kept, written in zip(result.metrics, run.metrics, strict=True):
+        assert all(written[key] == value for key, value in kept.items() if key != "arm" and value == value)
     assert len(list(result.folder.glob("checkpoints/round-*"))) == 2
