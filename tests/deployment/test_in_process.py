@@ -89,6 +89,28 @@ def test_going_on_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
     assert same_models(second.folder, simulate(path, tmp_path / "runs").folder)
 
 
+def test_with_a_state_folder_control_variates_outlive_the_server_and_the_nodes(tmp_path):
+    """A round that the dead server had asked for is asked for again: each client goes on from before it."""
+    path = scenario(tmp_path, strategy={"name": "scaffold"}, rounds=3)
+    state = str(tmp_path / "state")
+
+    class Dies(Exception):
+        pass
+
+    def die():
+        raise Dies
+
+    here = nodes(3, state=state)
+    with pytest.raises(Dies):  # after round 2 was trained and before it was kept
+        serve(path, here, run="tiny/one", listeners=[After(2, die)])
+    result, _ = serve(path, nodes(3, state=state), run="tiny/one", resume=True)  # fresh nodes: their contexts are empty
+    assert [row["round"] for row in result.metrics] == [0, 1, 2, 3]
+    assert same_models(result.folder, simulate(path, tmp_path / "runs").folder)
+    forgetful, _ = serve(path, nodes(3), run="tiny/two", set="rounds=1")
+    forgetful, _ = serve(path, nodes(3), run="tiny/two", resume=True)
+    assert not same_models(forgetful.folder, result.folder)
+
+
 def test_a_server_does_not_go_on_with_what_it_does_not_have_or_with_another_scenario(tmp_path):
     path = scenario(tmp_path)
     with pytest.raises(UserError, match="no such run"):
