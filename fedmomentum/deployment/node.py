@@ -51,6 +51,8 @@ class Node:
         if not self.place:
             if self.partition < 0:
                 raise UserError("node config: neither 'data' nor 'partition-id' says what this node trains on")
+            if scenario.data.name == "private":
+                raise UserError("node config: 'data' is missing; the scenario has no data of its own")
             data = build_data(scenario)[0]
             if self.partition >= data.clients:
                 raise UserError(
