@@ -92,6 +92,10 @@ class Running(Course):
         executor = self._workers(federation)
         return federation.grid(executor, scratch=folder.path), executor.facts()
 
+    def evaluation(self, federation: Federation) -> Any:
+        """Give what tests the models of an arm."""
+        return federation.evaluate if self.executor is None else federation.evaluation(self.executor)
+
     def checkpoint_due(self, federation: Federation, server_round: int) -> bool:
         """Say whether the scenario asks for a checkpoint after a round."""
         every = federation.scenario.checkpoint.every
@@ -136,8 +140,12 @@ class Running(Course):
             listener.start(Start(self.result.name, rounds, first_round, arm.name, facts))
         latest = [arrays]
 
-        def after_round(server_round: int, new: Any) -> None:
+        def settle(server_round: int, new: Any) -> bool:
+            """Say whether a checkpoint follows a round: the next one would change what goes into it."""
             latest[0] = new
+            return self.checkpoint_due(federation, server_round) or server_round == rounds or self.stop.asked
+
+        def after_round(server_round: int, new: Any) -> None:
             last = server_round == rounds
             if self.checkpoint_due(federation, server_round) or last or self.stop.asked:
                 elapsed = float(rows[-1].get("elapsed", 0.0)) if rows else 0.0
@@ -157,7 +165,8 @@ class Running(Course):
                 arrays,
                 rounds,
                 first_round=first_round,
-                evaluate=federation.evaluate,
+                evaluate=self.evaluation(federation),
+                settle=settle,
                 listeners=listeners,
                 arm=arm.name,
                 after_round=after_round,
