@@ -49,8 +49,9 @@ farm: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev ## Run the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
 
-docs: $(VENV)/.installed-dev ## Write the pages of docs/ that come from the code
+docs: $(VENV)/.installed-dev ## Write what comes from the code: the reference, and the chapter's pictures (minutes)
 	$(BIN)/python -m fedmomentum.scenario.reference > docs/scenarios.md
+	$(BIN)/python -m fedmomentum.experiments.gallery docs/images $(ARGS)
 
 build: $(VENV)/.installed-dev ## Build the source archive and the wheel into dist/
 	rm -rf build dist
