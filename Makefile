@@ -3,6 +3,7 @@ PYTHON   ?= python3
 VENV     ?= .venv
 SCENARIO ?= scenarios/quickstart.yaml
 ARGS     ?=
+EXTRA    ?= dev
 WORKERS  ?= auto
 
 # Absolute, because `check` works from another folder.
@@ -10,11 +11,12 @@ BIN := $(abspath $(VENV))/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check lint types layers format farm bench docs build clean
+.PHONY: help run test check lint types layers format farm bench rehearse docs build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: SCENARIO=file.yaml and ARGS='--set ...' for run, ARGS='-k name' and WORKERS=0 (no parallel processes) for test, PYTHON=, VENV="
+	@echo "Variables: SCENARIO=file.yaml and ARGS='--set ...' for run; ARGS='-k name', WORKERS=0 (no parallel processes) and EXTRA=ci"
+	@echo "  (whatever a test can use) for test; PYTHON=, VENV="
 
 run: $(VENV)/.installed ## Set up, then run a scenario (the quickstart unless SCENARIO= names another)
 	$(BIN)/fedmomentum run $(SCENARIO) $(ARGS)
@@ -47,6 +49,9 @@ farm: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev ## Run the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
 
+rehearse: $(VENV)/.installed ## Run a scenario on a SuperLink and SuperNodes on this machine: ARGS='--nodes 4 my.yaml'
+	$(BIN)/python -m fedmomentum.deployment.rehearsal $(ARGS)
+
 docs: $(VENV)/.installed-dev ## Write the pages of docs/ that come from the code
 	$(BIN)/python -m fedmomentum.scenario.reference > docs/scenarios.md
 
@@ -67,5 +72,5 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA)]'
 	@touch $@ $(VENV)/.installed

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, TypeAlias, cast
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -22,6 +22,10 @@ _MEMORY = "fedmomentum."
 
 _TELL_SIZES = (NUM_EXAMPLES, "steps")
 """Metrics that tell how many examples a client has."""
+
+
+Mod: TypeAlias = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
+"""What Flower calls a mod: message, context and the next callable -> reply."""
 
 
 class ClientFailed(RuntimeError):
@@ -45,7 +49,9 @@ class Seat:
     drawer: str = ""
 
 
-def client_app(spec: ClientSpec, data: FederatedData | Callable[[], FederatedData]) -> ClientApp:
+def client_app(
+    spec: ClientSpec, data: FederatedData | Callable[[], FederatedData], *, mods: Sequence[Mod] = ()
+) -> ClientApp:
     """Give a Flower ClientApp that trains and evaluates as our simulated clients do, by any method.
 
     The node's config says which client it is: ``partition-id``, as in any Flower app (0 where it says nothing). What a
@@ -54,6 +60,7 @@ def client_app(spec: ClientSpec, data: FederatedData | Callable[[], FederatedDat
     Args:
         spec: what the client does.
         data: the federated data, or a function that loads it when the first message comes.
+        mods: Flower's, or of the same kind, around training, the first one outermost: ``[fixedclipping_mod]``.
     """
     made: list[Worker] = []
 
@@ -62,18 +69,19 @@ def client_app(spec: ClientSpec, data: FederatedData | Callable[[], FederatedDat
             made.append(Worker(spec, data() if callable(data) else data))
         return Seat(made[0], int(cast(int, context.node_config.get("partition-id", 0))))
 
-    return app_of(sit)
+    return app_of(sit, mods=mods)
 
 
-def app_of(sit: Callable[[Message, Context], Seat]) -> ClientApp:
+def app_of(sit: Callable[[Message, Context], Seat], *, mods: Sequence[Mod] = ()) -> ClientApp:
     """Give a Flower ClientApp whose nodes learn from each message what they work with.
 
     Args:
         sit: message and context -> worker, client and what may be told.
+        mods: around training.
     """
     app = ClientApp()
 
-    @app.train()
+    @app.train(mods=list(mods))
     def train(message: Message, context: Context) -> Message:
         return respond(message, context, sit(message, context), "train")
 

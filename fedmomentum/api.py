@@ -13,7 +13,7 @@ from fedmomentum.errors import UserError
 from fedmomentum.events import Listener
 from fedmomentum.runs import RunFolder, load_run
 from fedmomentum.runs.folder import RESOLVED
-from fedmomentum.runs.resuming import same_science
+from fedmomentum.runs.resuming import not_shortened, same_science
 
 __all__ = ["Result", "course", "resume", "run"]
 
@@ -82,4 +82,5 @@ def resume(
         raise UserError(f"{folder}: not the folder of a whole run (it has no {RESOLVED}); give the run's own folder")
     loaded = scenarios.load(folder / RESOLVED, list(overrides))
     same_science(was, loaded.resolved())
+    not_shortened(was, {arm.name: arm.scenario.rounds for arm in loaded.arms if hasattr(arm.scenario, "rounds")})
     return course(loaded, listeners, folder=RunFolder(folder)).go()

@@ -38,6 +38,7 @@ from fedmomentum.strategies import cohort as cohorts
 from fedmomentum.strategies.robust import AGGREGATORS
 from fedmomentum.strategies.sampling import Sampling
 from fedmomentum.streams import stream
+from fedmomentum.translate import model_options, optimizer
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
@@ -114,16 +115,6 @@ class Federation:
         }
 
 
-def optimizer(settings: Any) -> dict[str, Any]:
-    """Give the settings of an optimizer as :func:`fedmomentum.optim.make_rule` takes them, its name among them."""
-    wanted, name = options(settings), settings.name
-    if "betas" in wanted:
-        wanted["beta1"], wanted["beta2"] = wanted.pop("betas")
-    if name == "adamw":  # decoupled is what the W stands for: with l2 decay it is Adam
-        name = "adamw" if wanted.pop("decay") == "decoupled" else "adam"
-    return {"name": name, **({"decay": "l2"} if name == "adam" else {}), **wanted}
-
-
 def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) -> ClientSpec:
     """Give what every client of the scenario does."""
     client = scenario.client
@@ -132,7 +123,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         input_shape=tuple(data.x.shape[1:]),
         classes=data.classes,
         seed=scenario.seed,
-        options=options(scenario.model, "options") | dict(getattr(scenario.model, "options", None) or {}),
+        options=model_options(scenario.model),
     )
     return ClientSpec(
         model=model,
@@ -292,14 +283,18 @@ def _foreign_strategy(scenario: FederatedScenario, data: FederatedData, wanted: 
     return Foreign(made, train=cohort, evaluate=judges, seed=scenario.seed)
 
 
-def build_faults(scenario: FederatedScenario) -> Faults:
-    """Give what goes wrong in the scenario."""
+def build_faults(scenario: FederatedScenario, clients: int) -> Faults:
+    """Give what goes wrong in the scenario.
+
+    Raises:
+        UserError: the trace of dropouts is not as it should be, or names a client that is not among so many.
+    """
     settings = scenario.participation
     stragglers = settings.stragglers
     dropout = settings.dropout
     return Faults(
         dropout=dropout if isinstance(dropout, float | int) else 0.0,
-        trace=None if isinstance(dropout, float | int) else read_trace(dropout.trace),
+        trace=None if isinstance(dropout, float | int) else read_trace(dropout.trace, clients),
         stragglers=None
         if stragglers is None
         else Stragglers(sigma=stragglers.sigma, deadline=stragglers.deadline, late=stragglers.late, seed=scenario.seed),
@@ -307,8 +302,8 @@ def build_faults(scenario: FederatedScenario) -> Faults:
     )
 
 
-def read_trace(path: str) -> dict[int, frozenset[int]]:
-    """Read a dropout trace: lines of ``round,client`` under that heading.
+def read_trace(path: str, clients: int) -> dict[int, frozenset[int]]:
+    """Read a dropout trace: lines of ``round,client`` under that heading, rounds from 1, clients from 0.
 
     Raises:
         UserError: the file or a line of it is not as it should be; the message names file and line.
@@ -331,6 +326,11 @@ def read_trace(path: str) -> dict[int, frozenset[int]]:
             raise UserError(
                 f"{path}:{number}: expected two whole numbers, round and client, not {','.join(row)!r}"
             ) from None
+        if server_round < 1 or not 0 <= client < clients:
+            raise UserError(
+                f"{path}:{number}: rounds count from 1 and clients from 0 to {clients - 1}, so there is no round "
+                f"{server_round} with a client {client}"
+            )
         trace.setdefault(server_round, set()).add(client)
     return {server_round: frozenset(clients) for server_round, clients in trace.items()}
 
@@ -376,7 +376,7 @@ def build(
     ):
         if asked and not batch_norms(network.module):
             raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
-    return Federation(scenario, data, checksum, spec, network, strategy, build_faults(scenario))
+    return Federation(scenario, data, checksum, spec, network, strategy, build_faults(scenario, data.clients))
 
 
 def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: Strategy) -> ClientSpec:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from fedmomentum.errors import UserError
 from fedmomentum.runs import RunFolder
 from fedmomentum.runs.checkpoint import latest_checkpoint, save_checkpoint
 from fedmomentum.simulation.flower import to_arrays, to_record
@@ -19,12 +22,41 @@ class Restart:
     round: int
     elapsed: float
     state: dict[str, Any]
+    place: Path
+    """Of the run, or its arm."""
 
-    def restore(self, strategy: Any, grid: Any) -> Any:
-        """Set strategy and engine to where they were, and give the model as a record of arrays."""
-        strategy.load_state_dict(self.state["strategy"])
-        grid.load_state_dict(self.state["grid"])
-        return to_record({name: tensor.numpy() for name, tensor in self.state["arrays"].items()})
+    def restore(self, strategy: Any, grid: Any, first: Any) -> Any:
+        """Set strategy and engine to where they were, and give the model as a record of arrays.
+
+        Args:
+            strategy: takes its state.
+            grid: takes what its clients kept.
+            first: the model that the scenario begins with.
+
+        Raises:
+            UserError: the checkpoint is of another model, or of another state than this strategy has.
+        """
+        try:
+            arrays = {name: tensor.numpy() for name, tensor in self.state["arrays"].items()}
+            was, now = _layout(arrays), _layout(to_arrays(first))
+            differ = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
+            if differ:
+                name = differ[0]
+                raise UserError(
+                    f"{self.place}: a checkpoint of another model: '{name}' is {was.get(name, 'not there')} in it, and "
+                    f"{now.get(name, 'not there')} in the model that the scenario makes today"
+                )
+            strategy.load_state_dict(self.state["strategy"])
+            grid.load_state_dict(self.state["grid"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{self.place}: the checkpoint does not fit this scenario ({type(error).__name__}: {error})"
+            ) from error
+        return to_record(arrays)
+
+
+def _layout(arrays: Mapping[str, Any]) -> dict[str, str]:
+    return {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
 
 
 class ArmCheckpoints:
@@ -44,7 +76,10 @@ class ArmCheckpoints:
             UserError: there are checkpoints, and none can be read.
         """
         found = latest_checkpoint(self._folder.path)
-        return None if found is None else Restart(found[0], float(found[1]["elapsed"]), found[1])
+        if found is None:
+            return None
+        elapsed = found[1].get("elapsed")
+        return Restart(found[0], elapsed if isinstance(elapsed, float) else 0.0, found[1], self._folder.path)
 
     def save(self, server_round: int, arrays: Any, strategy: Any, grid: Any, elapsed: float) -> bool:
         """Write a checkpoint; False where the strategy cannot say what its state is."""

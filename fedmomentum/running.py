@@ -119,7 +119,7 @@ class Running(Course):
         grid, facts = self.engine(federation, folder)
         arrays = federation.initial_arrays()
         if start is not None:
-            arrays = start.restore(federation.strategy, grid)
+            arrays = start.restore(federation.strategy, grid, arrays)
         first_round = 1 if start is None else start.round + 1
         listeners = [*self.listeners, Rows(rows)]
         facts = {**federation.facts(), **facts}
@@ -185,10 +185,10 @@ class Running(Course):
         columns = {key for rows in self.result.arms.values() for row in rows for key in row}
         if self.pictures and any(key.startswith("probe_") for key in columns):
             draw_probes(load_run(self.folder.path), folder=self.folder.plots, question=question)
-        splits: dict[object, list[str]] = {}
+        splits: dict[str, list[str]] = {}
         for arm, federation in self.federations.items():
             if federation.data.y.ndim == 1:
-                splits.setdefault((federation.scenario.seed, federation.scenario.data), []).append(arm)
+                splits.setdefault(f"{federation.scenario.seed} {federation.scenario.data!r}", []).append(arm)
         records = []
         for number, arms in enumerate(splits.values(), start=1):
             one = self.federations[arms[0]]

@@ -42,6 +42,18 @@ STYLE: dict[str, Any] = {
 
 
 @contextmanager
+def look() -> Iterator[None]:
+    """Draw in this look, whatever the user's own settings of matplotlib are."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcParams.update(matplotlib.rcParamsDefault)
+        for key, value in STYLE.items():
+            matplotlib.rcParams[key] = value  # type: ignore[index]
+        yield
+
+
+@contextmanager
 def sheet(
     folder: Path, name: str, columns: int, *, rows: int = 1, width: float = 9.0, height: float = 3.4, **options: Any
 ) -> Iterator[tuple[Figure, list[Axes]]]:
@@ -56,14 +68,10 @@ def sheet(
         height: inches.
         options: for ``Figure.subplots``, such as ``width_ratios``.
     """
-    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context():
-        matplotlib.rcParams.update(matplotlib.rcParamsDefault)
-        for key, value in STYLE.items():
-            matplotlib.rcParams[key] = value  # type: ignore[index]
+    with look():
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False, **options)

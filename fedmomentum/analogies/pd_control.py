@@ -27,8 +27,7 @@ from fedmomentum.analogies.descent import follow
 from fedmomentum.analogies.linear import Form
 from fedmomentum.analogies.result import Array, Claim, Measured, as_array
 from fedmomentum.analogies.robot_arm import Arm
-from fedmomentum.optim import Rule, make_rule
-from fedmomentum.trees import State, Tree, zeros_like
+from fedmomentum.optim import Rule, make_rule, pid
 
 
 @dataclass(frozen=True)
@@ -86,57 +85,6 @@ def predict(*, lr: float, curvature: float, momentum: float, form: Form = "heavy
         # Friction against the ground is 1 - beta in every form: nesterov's extra kd acts on the error, not on x.
         ramp_lag=(1 - momentum) / kp,
     )
-
-
-def pid(
-    *, lr: float, momentum: float = 0.0, proportional: float = 1.0, integral: float = 0.0, derivative: float = 0.0
-) -> Rule:
-    """Give a velocity driven by the gradient, its sum and its change.
-
-        v <- beta v + kP g_t + kI sum_{s<=t} g_s + kD (g_t - g_{t-1}),   x <- x - lr v,   g_{-1} = 0
-
-    ``integral=derivative=0`` is the heavy ball and ``derivative=momentum`` torch's Nesterov, both exactly;
-    ``integral`` lets a moving optimum be followed without lag. (An et al. call the velocity itself the integral term,
-    since they take the step, not the force, as the controller's output.)
-
-    Args:
-        lr: learning rate, parameter^2 per loss.
-        momentum: beta, in [0, 1).
-        proportional: kP.
-        integral: kI per step, >= 0.
-        derivative: kD in steps.
-
-    Raises:
-        ValueError: a hyperparameter is out of its range.
-
-    Source: An et al., CVPR 2018, after their eq. 10.
-    """
-    if not (lr > 0 and 0 <= momentum < 1 and integral >= 0):
-        raise ValueError(f"need lr > 0, 0 <= momentum < 1, integral >= 0, not {lr}, {momentum}, {integral}")
-
-    def init(params: Mapping[str, Tensor], /) -> State:
-        slots: State = {slot: zeros_like(params) for slot in ("velocity", "total", "previous")}
-        slots["step"] = {"count": torch.zeros((), dtype=torch.int64)}
-        return slots
-
-    def update(grads: Mapping[str, Tensor], state: State, params: Mapping[str, Tensor], /) -> tuple[Tree, State]:
-        total = {name: state["total"][name] + g for name, g in grads.items()}
-        velocity = {
-            name: momentum * state["velocity"][name]
-            + proportional * g
-            + integral * total[name]
-            + derivative * (g - state["previous"][name])
-            for name, g in grads.items()
-        }
-        new: State = {
-            "velocity": velocity,
-            "total": total,
-            "previous": dict(grads),
-            "step": {"count": state["step"]["count"] + 1},
-        }
-        return {name: -lr * v for name, v in velocity.items()}, new
-
-    return Rule(init, update)
 
 
 def simulate(

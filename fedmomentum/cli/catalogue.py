@@ -7,6 +7,7 @@ import argparse
 from fedmomentum.cli import OK
 from fedmomentum.cli.summary import last_value, score
 from fedmomentum.cli.table import table
+from fedmomentum.errors import UserError
 from fedmomentum.report.numbers import number
 from fedmomentum.runs import list_runs
 
@@ -45,11 +46,15 @@ def runs(out: str) -> str:
     """Give the runs in a folder, the latest first, each with what became of it."""
     rows = []
     for run in list_runs(out):
-        series = run.series
+        try:
+            series, status = run.series, str(run.status.get("status", ""))
+        except UserError as error:  # one damaged folder is no reason to show none of the others
+            rows.append([str(run.path), "unreadable", str(error)])
+            continue
         metric = score(series)
         result = ""
         if metric is not None:
             last = {arm: number(last_value(part, metric)) for arm, part in series.items() if part}
             result = f"{metric} " + ", ".join(f"{arm} {value}".strip() for arm, value in last.items())
-        rows.append([str(run.path), str(run.status.get("status", "")), result])
+        rows.append([str(run.path), status, result])
     return table(["run", "status", "result"], rows, left=3) if rows else f"no runs in {out}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedmomentum import scenario
 from fedmomentum.cli.progress import Progress
@@ -34,10 +34,8 @@ def command(args: argparse.Namespace) -> int:
         from fedmomentum.deployment.deploy import deploy
         from fedmomentum.deployment.settings import Settings
 
-        given = {name: value for name in FLAGS if (value := getattr(args, name)) is not None}
-        return deploy(
-            loaded, args.federation, settings=Settings(**given), out=args.out, listeners=[listener], say=_say(args)
-        )
+        settings = Settings(**_given(args))
+        return deploy(loaded, args.federation, settings=settings, out=args.out, listeners=[listener], say=_say(args))
 
     title = loaded.scenario.question or loaded.scenario.name
     return carry_out(args, title, [arm.name for arm in loaded.arms], go, out=args.out)
@@ -49,10 +47,21 @@ def _resume(args: argparse.Namespace) -> int:
     def go(listener: Progress) -> Result:
         from fedmomentum.deployment.deploy import resume
 
-        return resume(args.resume, args.federation, overrides=args.overrides, listeners=[listener], say=_say(args))
+        return resume(
+            args.resume,
+            args.federation,
+            overrides=args.overrides,
+            changes=_given(args),
+            listeners=[listener],
+            say=_say(args),
+        )
 
     title = str(run.scenario.get("question") or run.name)
     return carry_out(args, title, list(run.arms) or [""], go, out=str(run.path.parent))
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name in FLAGS if (value := getattr(args, name)) is not None}
 
 
 def _say(args: argparse.Namespace) -> Callable[[str], None]:

@@ -119,7 +119,7 @@ def find_pictures(folder: Path) -> list[Path]:
     order = {"accuracy": 1, "loss": 2, "partition": 4}
     return sorted(
         Path(folder).glob("plots/*.png"),
-        key=lambda path: (0 if path.stem.startswith("accuracy-") else order.get(path.stem, 3), path.name),
+        key=lambda path: (0 if path.stem.startswith("accuracy-") else order.get(path.stem, 3), path.stem),
     )
 
 

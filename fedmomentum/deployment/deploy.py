@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -120,6 +120,7 @@ def resume(
     federation: str | None = None,
     *,
     overrides: Sequence[str] = (),
+    changes: Mapping[str, Any] | None = None,
     listeners: Sequence[Listener] = (),
     say: Callable[[str], None] = print,
 ) -> Result:
@@ -129,6 +130,7 @@ def resume(
         path: its run folder on this machine.
         federation: name of the connection; by default that of the run.
         overrides: may change ``rounds``.
+        changes: settings of the run config that are to be other ones from now on.
         listeners: hear of every round.
         say: hears of clients that come and go.
 
@@ -143,7 +145,7 @@ def resume(
     loaded = scenarios.load(folder.path / RESOLVED, list(overrides))
     same_science(was, loaded.resolved())
     claim(folder, {}, loaded.resolved())
-    settings = replace(Settings.read(known["config"]), resume=True)
+    settings = replace(Settings.read(known["config"]), resume=True, **(changes or {}))
     return _carry_out(loaded, federation or str(known["federation"]), settings, folder, listeners, say)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Strategy
 
 from fedmomentum.build import Federation
 from fedmomentum.deployment.grid import DeployedGrid
@@ -20,11 +22,13 @@ from fedmomentum.deployment.wire import Announcer
 from fedmomentum.errors import UserError
 from fedmomentum.events import End, RoundEnd, Start
 from fedmomentum.interrupts import StopAfterRound
+from fedmomentum.protocol import UNIFORM
 from fedmomentum.running import Running
 from fedmomentum.runs import RunFolder, load_run
 from fedmomentum.runs.folder import RESOLVED
 from fedmomentum.runs.resuming import same_science
 from fedmomentum.scenario import FederatedScenario, LoadedScenario
+from fedmomentum.strategies import FedAvg
 
 app = ServerApp()
 
@@ -129,7 +133,17 @@ class Serving(Running):
             exclude_after=settings.exclude_after,
             say=self.announcer.say,
         )
-        return DeployedGrid(self._roster, timeout=settings.round_timeout), {"engine": "deployed"}
+        weigh = partial(self._weigh, federation.strategy, self._roster)
+        grid = DeployedGrid(self._roster, timeout=settings.round_timeout, arrived=weigh)
+        return grid, {"engine": "deployed"}
+
+    def _weigh(self, strategy: Strategy, roster: Roster) -> None:
+        """Count every client alike where one does not tell how many examples it has."""
+        if roster.all_tell or getattr(strategy, "weighting", UNIFORM) == UNIFORM:
+            return
+        assert isinstance(strategy, FedAvg)
+        strategy.weighting = "uniform"
+        self.announcer.say("a client does not tell how many examples it has: every client counts alike")
 
     def checkpoint_due(self, federation: Federation, server_round: int) -> bool:
         """Keep every round where the scenario does not say otherwise: it is little beside the time of a real one."""

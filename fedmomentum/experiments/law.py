@@ -46,7 +46,8 @@ def predicted_covariance(target: Target, kernel: Any) -> Tensor | None:
             found = kernel.temperature / h
         case _:
             return None
-    return (axes * found) @ axes.T
+    result: Tensor = (axes * found) @ axes.T
+    return result
 
 
 def limit(target: Target, kernel: Any) -> float:
@@ -58,7 +59,7 @@ def limit(target: Target, kernel: Any) -> float:
         case "sgld":
             return 2.0 / most
         case "sghmc":
-            return 2.0 * (2.0 - kernel.friction) / most
+            return 2.0 * (2.0 - float(kernel.friction)) / most
         case "underdamped_langevin":
-            return 2.0 / most**0.5
+            return 2.0 / math.sqrt(most)
     return math.inf

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
-from fedmomentum.course import Course, Rows
+from fedmomentum.course import Course, Result, Rows
 from fedmomentum.events import End, RoundEnd, Start
 from fedmomentum.experiments import kind_of
 from fedmomentum.experiments.experiment import Drawn, Experiment, Resumable
@@ -25,6 +25,17 @@ class Experimenting(Course):
     """Runs the experiment of each arm in this process, one after another."""
 
     experiments: dict[str, Experiment]
+
+    def go(self) -> Result:
+        """Run every arm on one thread: sums depend on how many there are, and an experiment is small."""
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return super().go()
+        finally:
+            torch.set_num_threads(threads)
 
     def prepare(self) -> Mapping[str, str]:
         """Make every experiment."""

@@ -18,6 +18,7 @@ through transforms (``chain(clip_by_norm(1.0), rule)``), and ``as_torch_optimize
 
 from fedmomentum.optim.adaptive import adagrad, adam, adamw, yogi
 from fedmomentum.optim.hyper import Hyper, HyperparameterError, Schedule
+from fedmomentum.optim.pid import pid
 from fedmomentum.optim.registry import RULES, hyperparameters, make_rule
 from fedmomentum.optim.rms import rmsprop
 from fedmomentum.optim.rule import Rule, expand_state
@@ -54,6 +55,7 @@ __all__ = [
     "make_rule",
     "make_schedule",
     "nesterov",
+    "pid",
     "rmsprop",
     "sgd",
     "yogi",

@@ -147,6 +147,34 @@ class Rosenbrock:
         return x[..., :-1], x[..., 1:] - x[..., :-1].square()
 
 
+@dataclass(frozen=True)
+class Himmelblau:
+    """``f(x, y) = (x^2 + y - 11)^2 + (x + y^2 - 7)^2``: four minima of height 0, one of them at (3, 2).
+
+    Reference: Himmelblau, Applied Nonlinear Programming, 1972.
+    """
+
+    @property
+    def optimum(self) -> Tensor:
+        """Give (3, 2), the one of the four minima that is a whole number."""
+        return torch.tensor([3.0, 2.0], dtype=torch.float64)
+
+    def value(self, x: Tensor) -> Tensor:
+        """Give ``f`` at points ``[..., 2]``."""
+        first, second = self._parts(x)
+        return first.square() + second.square()
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Give the gradient at points ``[..., 2]``."""
+        first, second = self._parts(x)
+        return torch.stack([4.0 * x[..., 0] * first + 2.0 * second, 2.0 * first + 4.0 * x[..., 1] * second], dim=-1)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[-1] != 2:
+            raise ValueError(f"a point has 2 coordinates, not {x.shape[-1]}")
+        return x[..., 0].square() + x[..., 1] - 11.0, x[..., 0] + x[..., 1].square() - 7.0
+
+
 @dataclass(frozen=True, eq=False)
 class FederatedQuadratic:
     """N clients with a quadratic each, and their weighted mean ``f(x) = sum_i p_i (x - b_i)^T A_i (x - b_i) / 2``.

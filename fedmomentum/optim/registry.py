@@ -10,6 +10,7 @@ from typing import Any
 
 from fedmomentum.optim.adaptive import adagrad, adam, adamw, yogi
 from fedmomentum.optim.hyper import HyperparameterError, unknown
+from fedmomentum.optim.pid import pid
 from fedmomentum.optim.rms import rmsprop
 from fedmomentum.optim.rule import Rule
 from fedmomentum.optim.sign import lion
@@ -27,6 +28,7 @@ RULES: Mapping[str, Callable[..., Rule]] = MappingProxyType(
         "adamw": adamw,
         "yogi": yogi,
         "lion": lion,
+        "pid": pid,
     }
 )
 """Name -> factory."""

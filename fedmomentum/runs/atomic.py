@@ -125,11 +125,16 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
         file.write(text.encode())
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, fault: Callable[[Row], str] = lambda row: "") -> list[Row]:
     """Read a JSON-lines file; no file gives no rows, a torn last line is left out, and null reads as NaN.
 
+    Args:
+        path: the file.
+        fault: says what is wrong with a row; nothing where it is as it should be.
+
     Raises:
-        UserError: a line other than a torn last one is not a JSON object; the message names file and line.
+        UserError: a line other than a torn last one is not a JSON object, or has a fault; the message names file and
+            line.
     """
     try:
         data = path.read_bytes()
@@ -147,6 +152,8 @@ def read_rows(path: Path) -> list[Row]:
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: holds {type(row).__name__}, expected a JSON object")
         rows.append({key: math.nan if value is None else value for key, value in row.items()})
+        if wrong := fault(rows[-1]):
+            raise UserError(f"{path}:{number}: {wrong}")
     return rows
 
 

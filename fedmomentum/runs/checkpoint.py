@@ -116,7 +116,8 @@ def _read(place: Path) -> dict[str, Any]:
     if record.get("state_sha256") != _digest(record.get("state")):
         raise UserError(f"{place}: {STATE} is damaged (it does not have the checksum that it names)")
     tensors: dict[str, Any] = {}
-    for number, wanted in enumerate([record.get("tensors_sha256"), *record.get("more_tensors_sha256", [])]):
+    more = record.get("more_tensors_sha256", [])
+    for number, wanted in enumerate([record.get("tensors_sha256"), *(more if isinstance(more, list) else [None])]):
         file = place / _shard(number)
         try:
             found = _checksum(file)
@@ -128,8 +129,12 @@ def _read(place: Path) -> dict[str, Any]:
             tensors |= load_file(file)  # mapped into memory: pages come when they are read, and can go again
         except SafetensorError as error:
             raise UserError(f"{place}: {file.name} is damaged: {error}") from error
-    state = _decode(record["state"], tensors)
-    assert isinstance(state, dict)
+    try:
+        state = _decode(record["state"], tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{place}: {STATE} is damaged ({type(error).__name__}: {error})") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{place}: {STATE} is damaged (it holds no state)")
     return state
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from fedmomentum.errors import UserError
 from fedmomentum.runs.atomic import finite, write_json
 
 FINDINGS = "findings.json"
@@ -40,14 +42,19 @@ def finding(row: Mapping[str, Any]) -> Finding:
     """Make a finding of a plain row with all its keys."""
     return Finding(
         claim=str(row["claim"]),
-        predicted=float(row["predicted"]),
-        measured=float(row["measured"]),
+        predicted=_number(row["predicted"]),
+        measured=_number(row["measured"]),
         unit=str(row["unit"]),
         relation=str(row["relation"]),
-        relative_error=float(row["relative_error"]),
-        tolerance=float(row["tolerance"]),
+        relative_error=_number(row["relative_error"]),
+        tolerance=_number(row["tolerance"]),
         holds=bool(row["holds"]),
     )
+
+
+def _number(value: Any) -> float:
+    """Give a number; null stands for one that is not finite."""
+    return math.nan if value is None else float(value)
 
 
 def write_findings(folder: Path, findings: Sequence[Finding]) -> None:
@@ -57,9 +64,17 @@ def write_findings(folder: Path, findings: Sequence[Finding]) -> None:
 
 
 def read_findings(folder: Path) -> list[Finding]:
-    """Read the findings of an arm; none where none were written."""
+    """Read the findings of an arm; none where none were written.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = folder / FINDINGS
     if not path.is_file():
         return []
-    found: list[Finding] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    try:
+        return [finding(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: not a list of findings ({type(error).__name__}: {error})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error

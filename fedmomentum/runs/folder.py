@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmomentum.errors import UserError
-from fedmomentum.runs.atomic import NotWrittenError, read_json, write_json, write_text, writing
+from fedmomentum.runs.atomic import NotWrittenError, write_json, write_text, writing
+from fedmomentum.runs.checks import read_status
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,7 +113,7 @@ class RunFolder:
 
     def status(self) -> dict[str, Any]:
         """Read ``status.json``."""
-        return read_json(self.path / STATUS)
+        return read_status(self.path / STATUS)
 
     def set_status(self, status: str | None = None, **facts: object) -> None:
         """Change ``status.json``: what became of the run, and any further facts; times are kept by themselves.

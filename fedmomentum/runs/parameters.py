@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,24 @@ def save_parameters(path: Path, tree: Mapping[str, Tensor], *, metadata: Mapping
     # The format refuses views of one storage (stacked clients, tied weights): each tensor gets memory of its own.
     owned = {name: x.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, x in tree.items()}
     facts = {"format": "pt", "fedmomentum": __version__} | {key: str(value) for key, value in (metadata or {}).items()}
-    write_with(path, lambda temporary: save_file(owned, temporary, metadata=facts))
+
+    def fill(temporary: Path) -> None:
+        save_file(owned, temporary, metadata=facts)
+        _sort_metadata(temporary)
+
+    write_with(path, fill)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata in order: safetensors writes them in another order each time, and one model is one file."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # the format pads with spaces
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def load_parameters(path: Path) -> Tree:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedmomentum.errors import UserError
 from fedmomentum.runs.atomic import Row, columns, read_json, read_rows
+from fedmomentum.runs.checks import CHECKS, read_status
 from fedmomentum.runs.findings import Finding, read_findings
 from fedmomentum.runs.folder import CLIENTS, FAILURES, METRICS, MODEL, PLOTS, PROVENANCE, RESOLVED, SCENARIO, STATUS
 from fedmomentum.runs.parameters import load_parameters
@@ -37,7 +38,7 @@ class Run:
     @cached_property
     def status(self) -> dict[str, Any]:
         """What became of the run: ``status``, ``rounds_done``, ``rounds``, ``started``, ``updated``, ``ended``."""
-        return read_json(self.path / STATUS)
+        return read_status(self.path / STATUS)
 
     @property
     def name(self) -> str:
@@ -89,7 +90,7 @@ class Run:
     def text(self) -> str:
         """The scenario as it was written."""
         path = self.path / SCENARIO
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+        return read_text(path) if path.exists() else ""
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -126,7 +127,7 @@ class Run:
     def _rows(self, table: str, of: Callable[[Run], list[Row]]) -> list[Row]:
         if self.arms:
             return [{"arm": name, **row} for name, arm in self.arms.items() for row in of(arm)]
-        return read_rows(self.path / table)
+        return read_rows(self.path / table, CHECKS[table])
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
@@ -137,7 +138,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     """
     folder = Path(path)
     if (folder / STATUS).is_file():
-        return Run(folder, str(read_json(folder / STATUS).get("arm", "")))
+        return Run(folder, str(read_status(folder / STATUS).get("arm", "")))
     if not folder.exists():
         raise UserError(f"{folder}: no such folder")
     if not folder.is_dir():
@@ -165,12 +166,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
     # libyaml's parser, where PyYAML was built with it, takes a tenth of the time.
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        value = yaml.load(read_text(path), Loader=loader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a number of too many digits
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict | None):
         raise UserError(f"{path}: holds {type(value).__name__}, expected a mapping of settings")
     return value or {}
+
+
+def read_text(path: Path) -> str:
+    """Read a text file of a run.
+
+    Raises:
+        UserError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _started(run: Run) -> str:

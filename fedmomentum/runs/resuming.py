@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedmomentum.errors import UserError
-from fedmomentum.runs.folder import RunFolder
+from fedmomentum.runs.folder import PROVENANCE, RunFolder
 from fedmomentum.runs.read import Run
 
-FREE = ("rounds", "engine", "checkpoint", "question", "expect", "trackers")
+FREE = ("rounds", "steps", "animation", "engine", "checkpoint", "question", "expect", "trackers")
 """Settings that may differ when a run goes on: none of them changes the bits of a round (nor does ``evaluate``, but its
 rows would no longer be those of one run)."""
 PINNED = ("engine.vectorize", "engine.block_size", "engine.threads")
@@ -32,6 +32,27 @@ def same_science(was: Run, resolved: Mapping[str, Any]) -> None:
             f"{was.path}: a checkpoint of another scenario: {key} was {old.get(key)!r}, now {new.get(key)!r}{more}. "
             "Going on, only rounds, engine (without vectorize, block_size and threads) and checkpoint may change."
         )
+
+
+def not_shortened(was: Run, rounds: Mapping[str, int]) -> None:
+    """Refuse to go on to fewer rounds than were done: what was run would no longer be what the folder says.
+
+    Args:
+        was: the run.
+        rounds: asked for, by arm.
+
+    Raises:
+        UserError: names the arm and how far it came.
+    """
+    for name, asked in rounds.items():
+        arm = was.arms.get(name) if name else was
+        done = int(arm.status.get("rounds_done", 0)) if arm is not None else 0
+        if done > asked:
+            which = f" of arm '{name}'" if name else ""
+            raise UserError(
+                f"{was.path}: rounds: {done}{which} are done, so going on to {asked} is not possible; give at least "
+                f"{done}, or start a new run"
+            )
 
 
 def _free(key: str) -> bool:
@@ -62,9 +83,11 @@ def claim(folder: RunFolder, checksums: Mapping[str, str], resolved: Mapping[str
     """
     status = folder.status()
     pid = status.get("pid")
-    if status.get("status") == "running" and isinstance(pid, int) and pid != os.getpid() and _alive(pid):
+    if status.get("status") == "running" and isinstance(pid, int) and pid > 0 and pid != os.getpid() and _alive(pid):
         raise UserError(f"{folder.path}: process {pid} is running it; wait for it to end, or stop it first")
-    known = Run(folder.path).provenance.get("data", {})
+    known = Run(folder.path).provenance.get("data") or {}
+    if not isinstance(known, dict) or not all(isinstance(checksum, str) for checksum in known.values()):
+        raise UserError(f"{folder.path / PROVENANCE}: data is not what it was written as: names and their checksums")
     for name, checksum in checksums.items():
         if name in known and known[name] != checksum:
             raise UserError(
@@ -84,7 +107,7 @@ def release(folder: RunFolder) -> None:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

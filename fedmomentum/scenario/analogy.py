@@ -12,7 +12,7 @@ from fedmomentum.scenario.scenario import Scenario
 
 Form = Literal["heavy_ball", "ema", "nesterov"]
 SignedDecay = Annotated[float, Field(gt=-1, lt=1)]
-RuleName = Literal["sgd", "heavy_ball", "ema", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "yogi", "lion"]
+RuleName = Literal["sgd", "heavy_ball", "ema", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "yogi", "lion", "pid"]
 RACERS: tuple[RuleName, ...] = (
     "sgd", "heavy_ball", "ema", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "yogi", "lion",
 )  # fmt: skip

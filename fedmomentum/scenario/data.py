@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
-from fedmomentum.scenario.block import Block, ByName, Count, Misfit, NonNegative, OneOf, Positive, Whole
+from fedmomentum.scenario.block import Block, ByName, Callable, Count, Misfit, NonNegative, OneOf, Positive, Whole
 
 Clients = Annotated[int, Field(ge=1, le=10_000_000)]
 HeldOut = Annotated[float, Field(gt=0, lt=1)]
@@ -73,7 +73,26 @@ class Natural(Block):
     )
 
 
-Partition: TypeAlias = Annotated[Iid | Dirichlet | DirichletPerClass | Shards | Quantity | Natural, ByName()]
+class CustomPartition(Block):
+    """Any partitioner of flwr-datasets, called with the options; it sees the columns `label` and `group`."""
+
+    name: Callable = Field(
+        description="`package.module:callable`, such as flwr_datasets.partitioner:DirichletPartitioner"
+    )
+    options: dict[str, Any] = Field(
+        default={}, description="keyword arguments of the callable; a `seed` that it takes is the scenario's"
+    )
+
+    @property
+    def clients(self) -> int | None:
+        """Number of clients, where the options say it."""
+        count = self.options.get("num_partitions")
+        return count if isinstance(count, int) and count > 0 else None
+
+
+Partition: TypeAlias = Annotated[
+    Iid | Dirichlet | DirichletPerClass | Shards | Quantity | Natural | CustomPartition, ByName()
+]
 
 
 class Shift(Block):
@@ -117,7 +136,8 @@ class DataBlock(Block):
             yield Misfit(
                 ("partition", "name"), f"'natural' needs a data set with natural clients, which '{name}' has not"
             )
-        if not self.labelled and self.partition.name not in ("iid", "quantity", "natural"):
+        byclass = not isinstance(self.partition, Iid | Quantity | Natural | CustomPartition)
+        if not self.labelled and byclass:
             yield Misfit(
                 ("partition", "name"),
                 f"'{self.partition.name}' splits by class, and an example of '{name}' has none; "
@@ -187,7 +207,7 @@ class Synthetic(DataBlock):
     @property
     def population(self) -> int | None:
         """Number of clients in the federation."""
-        return self.partition.clients or self.clients
+        return self.partition.clients or (self.clients if isinstance(self.partition, Natural) else None)
 
     def misfits(self) -> Iterator[Misfit]:
         """Refuse more natural clients than are made."""
@@ -225,7 +245,7 @@ class Text(DataBlock):
     @property
     def population(self) -> int | None:
         """Number of clients in the federation."""
-        return self.partition.clients or self.groups
+        return self.partition.clients or (self.groups if isinstance(self.partition, Natural) else None)
 
     def misfits(self) -> Iterator[Misfit]:
         """Refuse more natural clients than chunks."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 
-_SMALL_IS_GOOD = ("loss", "error", "seconds", "elapsed", "failures", "bytes")
+_SMALL_IS_GOOD = ("loss", "error", "distance", "seconds", "elapsed", "failures", "bytes")
 
 
 class Claim(Block):

@@ -108,8 +108,18 @@ class Lion(OptimizerBlock):
     betas: Betas = Field(default=(0.9, 0.99), description="part of m in the step, and part of m that is kept, a step")
 
 
+class Pid(OptimizerBlock):
+    """v <- momentum v + kP g + kI (sum of g) + kD (change of g), x <- x - lr v: PID control (An et al., CVPR 2018)."""
+
+    name: Literal["pid"]
+    momentum: Decay = Field(default=0.9, description="part of the velocity that is kept, a step")
+    proportional: NonNegative = Field(default=1.0, description="kP")
+    integral: NonNegative = Field(default=0.0, description="kI, a step; takes away a constant error; 0: heavy ball")
+    derivative: NonNegative = Field(default=0.0, description="kD, in steps; damps; as momentum: Nesterov")
+
+
 Optimizer: TypeAlias = Annotated[
-    Sgd | HeavyBall | Ema | Nesterov | Adagrad | RmsProp | Adam | AdamW | Yogi | Lion, ByName()
+    Sgd | HeavyBall | Ema | Nesterov | Adagrad | RmsProp | Adam | AdamW | Yogi | Lion | Pid, ByName()
 ]
 
 
@@ -199,6 +209,7 @@ ClientOptimizer: TypeAlias = Annotated[
     | AdamW
     | Yogi
     | Lion
+    | Pid
     | Sgld
     | Sghmc
     | UnderdampedLangevin,

@@ -17,7 +17,7 @@ from fedmomentum.interrupts import StopAfterRound
 from fedmomentum.runs import Run, RunFolder, load_run, provenance, slug
 from fedmomentum.runs.atomic import NotWrittenError, writing
 from fedmomentum.runs.folder import STATUS
-from fedmomentum.runs.resuming import claim, release, same_science
+from fedmomentum.runs.resuming import claim, not_shortened, release, same_science
 from fedmomentum.sweeping.crew import Crew
 from fedmomentum.sweeping.flags import sweep_overrides
 from fedmomentum.sweeping.point import Point, points_of
@@ -129,6 +129,7 @@ def resume_sweep(
         raise UserError(f"{folder}: not the folder of a sweep")
     loaded = scenarios.load(folder / "resolved.yaml", list(overrides))
     same_science(was, loaded.resolved())
+    not_shortened(was, {arm.name: arm.scenario.rounds for arm in loaded.arms if hasattr(arm.scenario, "rounds")})
     return _Sweep(loaded, folder, jobs=jobs, on_point=on_point, loud=loud).go()
 
 

@@ -26,6 +26,8 @@ ADAM = {"name": "adam", "lr": 0.01}
 
 ALGORITHMS = {
     "fedavg, uniform": (HEAVY_BALL, {"weighting": "uniform"}),
+    "fedavgm, local adam": (ADAM, {"server_momentum": 0.5}),
+    "fedadam, local lion": ({"name": "lion", "lr": 0.003}, {"eta": 0.01}),
     "fedprox": (HEAVY_BALL, {"proximal_mu": 0.5}),
     "slowmo": (SGD, {}),
     "fedgm": (SGD, {}),

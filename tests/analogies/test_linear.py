@@ -35,10 +35,9 @@ def test_path_is_torchs(form: linear.Form, a: float, beta: float) -> None:
     np.testing.assert_allclose(linear.path(form, a, beta, 60), known, rtol=0, atol=1e-9 * np.abs(known).max())
 
 
-@pytest.mark.parametrize(("form", "a", "beta"), CASES)
+# at beta = 0 and a = 1 the path is one exponential, which does not determine two coefficients
+@pytest.mark.parametrize(("form", "a", "beta"), [case for case in CASES if case[2] != 0.0 and case[1] != 1.0])
 def test_fit_inverts_path(form: linear.Form, a: float, beta: float) -> None:
-    if beta == 0.0 or a == 1.0:
-        pytest.skip("one exponential does not determine two coefficients")
     p, q = linear.fit(linear.path(form, a, beta, 40))
     assert (p, q) == pytest.approx(linear.coefficients(form, a, beta), rel=1e-6, abs=1e-9)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,42 @@ def test_faults_name_the_partitioner() -> None:
         from_flwr_datasets(Modulo(2, "value", overlap=True), table)
     with pytest.raises(UserError, match="Modulo made no partitions"):
         from_flwr_datasets(Modulo(0, "value"), table)
+
+
+def every_other(num_partitions: int, seed: int) -> Modulo:
+    """Make a partitioner as a scenario would: by classes, shifted by the seed."""
+
+    class Shifted(Modulo):
+        def load_partition(self, partition_id: int) -> Table:
+            return super().load_partition((partition_id + seed) % num_partitions)
+
+    return Shifted(num_partitions, "label")
+
+
+def test_a_scenario_names_a_partitioner(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    from types import SimpleNamespace
+
+    from fedmomentum.build_data import build_data
+    from fedmomentum.scenario import load as load_scenario
+
+    monkeypatch.setitem(
+        sys.modules, "datasets", SimpleNamespace(Dataset=SimpleNamespace(from_dict=lambda c: Table(**c)))
+    )
+    file = tmp_path / "s.yaml"
+    file.write_text(
+        "kind: federated\nrounds: 2\nseed: 3\nmodel: {name: logistic}\nstrategy: {name: fedavg}\n"
+        "client: {optimizer: {name: sgd, lr: 0.1}}\n"
+        f"data: {{name: digits, partition: {{name: '{__name__}:every_other', options: {{num_partitions: 5}}}}}}\n"
+    )
+    loaded = load_scenario(file)
+    assert loaded.scenario.data.population == 5 and loaded.callables == [f"{__name__}:every_other"]
+    data, _ = build_data(loaded.scenario)
+    for client in range(5):
+        labels = data.y[data.partition.indices(client)]
+        assert set(labels % 5) == {(client + 3) % 5}
+    for name, words in (("no_such_package:x", "cannot be imported"), ("math:sqrt", "cannot be made")):
+        with pytest.raises(UserError, match=words):
+            build_data(load_scenario(file, [f"data.partition.name={name}"]).scenario)
 
 
 OPTIONS: dict[str, Any] = {"alpha": 1, "beta": 1, "clients": 8, "dim": 5, "size_mean": 1, "size_sigma": 0.5}

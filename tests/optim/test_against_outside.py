@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedmomentum import trees
-from fedmomentum.optim import Rule, adam, heavy_ball, lion, make_rule, nesterov, rmsprop, sgd, yogi
+from fedmomentum.optim import Rule, adam, heavy_ball, lion, make_rule, nesterov, pid, rmsprop, sgd, yogi
 from fedmomentum.trees import State, Tree
 
 STEPS = 50
@@ -111,6 +111,15 @@ def ema_equations(lr: float, beta: float) -> Equations:
     def step(t, x, g, s):
         v = beta * s.get("velocity", 0 * x) + (1 - beta) * g
         return x - lr * v, {"velocity": v}
+
+    return step
+
+
+def pid_equations(lr: float, beta: float, kp: float, ki: float, kd: float) -> Equations:
+    def step(t, x, g, s):
+        total, previous = s.get("total", 0 * x) + g, s.get("previous", 0 * x)
+        v = beta * s.get("velocity", 0 * x) + kp * g + ki * total + kd * (g - previous)
+        return x - lr * v, {"velocity": v, "total": total, "previous": g}
 
     return step
 
@@ -269,6 +278,20 @@ TABLE = [
     ),
     by_numpy("ema", {"lr": 0.1, "momentum": 0.9}, ema_equations(0.1, 0.9)),
     by_numpy(
+        "pid",
+        {"lr": 0.02, "momentum": 0.8, "proportional": 0.7, "integral": 0.05, "derivative": 0.6},
+        pid_equations(0.02, 0.8, 0.7, 0.05, 0.6),
+    ),
+    by_torch(
+        "pid",
+        {"lr": 0.1, "momentum": 0.7, "derivative": 0.7},
+        torch.optim.SGD,
+        {},
+        lr=0.1,
+        momentum=0.7,
+        nesterov=True,
+    ),
+    by_numpy(
         "heavy_ball",
         {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.3, "decay": "decoupled"},
         decoupled_equations(0.05, 0.9, 0.3),
@@ -367,6 +390,7 @@ AMS = case_of("adam", amsgrad=True)
 CENTERED = case_of("rmsprop", centered=True)
 YOGI = case_of("yogi")
 LION = case_of("lion")
+PID = case_of("pid")
 FLOWER = case_of("adam", count_offset=1)
 NAG = case_of("nesterov", weight_decay=0.2)
 MUTANTS = {
@@ -396,6 +420,9 @@ MUTANTS = {
     "yogi: sign": (YOGI, flipped(yogi(**YOGI.hyper))),
     "lion: betas swapped": (LION, lion(**{**LION.hyper, "beta1": 0.99, "beta2": 0.9})),
     "lion: decay in the gradient": (LION, lion(**{**LION.hyper, "decay": "l2"})),
+    "pid: no sum": (PID, pid(**{**PID.hyper, "integral": 0.0})),
+    "pid: no change": (PID, pid(**{**PID.hyper, "derivative": 0.0})),
+    "pid: gains swapped": (PID, pid(**{**PID.hyper, "integral": 0.6, "derivative": 0.05})),
     "nesterov: negative momentum": (NAG, nesterov(**{**NAG.hyper, "momentum": -0.7})),
 }
 

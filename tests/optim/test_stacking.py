@@ -55,6 +55,10 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "adamw": ("adamw", {"lr": per_copy(0.1, 0.01, 0.003), "weight_decay": 0.1}),
     "yogi": ("yogi", {"lr": 0.1, "beta2": per_copy(0.999, 0.9, 0.95)}),
     "lion": ("lion", {"lr": per_copy(0.1, 0.01, 0.003), "beta1": per_copy(0.9, 0.5, 0.0), "weight_decay": 0.1}),
+    "pid": (
+        "pid",
+        {"lr": per_copy(0.1, 0.02, 0.3), "integral": per_copy(0.0, 0.1, 0.02), "derivative": per_copy(0.9, 0.0, 0.5)},
+    ),
     "schedule": ("adam", {"lr": StepDecay(value=0.1, every=3, factor=0.5)}),
 }
 

@@ -36,7 +36,7 @@ TABLE = [
     # unknown keys
     (2, "round: 60", 2, 1, "round", ["unknown key 'round'", "did you mean 'rounds'?"]),
     (8, "  optimizer: {name: sgd, lr: 1, momentum: 0.9}", 8, 33, "client.optimizer.momentum",
-     ["heavy_ball and ema and nesterov and rmsprop would take it", "client.optimizer 'sgd' takes name, lr"]),
+     ["heavy_ball and ema and nesterov and rmsprop and", "client.optimizer 'sgd' takes name, lr"]),
     (8, "  optimizer: {name: sgd, lr: 1}\n  lr: 1", 9, 3, "client.lr", ["did you mean 'client.optimizer.lr'?"]),
     (9, "strategy: {name: fedavgm, server_momentun: 0}", 9, 27, "strategy.server_momentun",
      ["did you mean 'server_momentum'?", "strategy 'fedavgm' takes name, "]),

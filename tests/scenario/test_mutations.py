@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fedmomentum.scenario import ScenarioError, as_yaml, load, shipped
 from fedmomentum.scenario.dump import as_yaml as dump
 from fedmomentum.scenario.tree import parse
+from tests.nightly import examples
 
 DOCUMENTS = [parse(file.read_text())[0].plain() for file in shipped().values()]
 WORDS = [
@@ -97,13 +98,13 @@ def write(file: Path, text: str) -> Path:
     return file
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(500), suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(document=mutants())
 def test_a_mutated_scenario_loads_or_tells_its_faults(document: Any, tmp_path: Path) -> None:
     load_or_faults(write(tmp_path / "s.yaml", dump(document)))
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_mutilated_text_loads_or_tells_its_faults(data: st.DataObject, tmp_path: Path) -> None:
     text = data.draw(st.sampled_from(list(shipped().values()))).read_text()
@@ -113,7 +114,7 @@ def test_a_mutilated_text_loads_or_tells_its_faults(data: st.DataObject, tmp_pat
     load_or_faults(write(tmp_path / "s.yaml", text[:at] + junk + text[at + cut :]))
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(override=st.text(max_size=20) | st.builds("{}={}".format, st.sampled_from(WORDS), st.text(max_size=12)))
 @example("client.optimizer=[{")
 @example("arms.A.arms.B=1")
