@@ -109,6 +109,32 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("what", metavar="SCENARIO|RUN", help="a scenario (file or shipped name) or a run folder")
     show.add_argument("--rows", type=int, default=5, metavar="N", help="rounds to print of a run (default: 5)")
 
+    advise = add(
+        "advise",
+        "advise",
+        "measure curvature, noise and agreement, and say what lr and momentum suit them",
+        override,
+        debug,
+    )
+    advise.add_argument("what", metavar="RUN|SCENARIO", help="a run folder, or a scenario (file or shipped name)")
+    advise.add_argument("--arm", metavar="NAME", help="which arm (default: the first)")
+    advise.add_argument("--clients", type=_count, default=16, metavar="N", help="clients to ask (default: %(default)s)")
+    advise.add_argument(
+        "--rounds",
+        type=_whole,
+        default=10,
+        metavar="N",
+        help="rounds before the second look (default: %(default)s)",
+    )
+    advise.add_argument(
+        "--margin",
+        type=_margin,
+        default=0.5,
+        metavar="M",
+        help="part of the stable region to use (default: %(default)s)",
+    )
+    advise.add_argument("--json", action="store_true", help="print one JSON object")
+
     cite = add("cite", "cite", "print BibTeX of the papers behind what a scenario uses", override, debug)
     cite.add_argument("scenario", metavar="SCENARIO", help="a YAML file, or the name of a shipped scenario")
 
@@ -175,6 +201,24 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text}")
     return int(text)
+
+
+def _whole(text: str) -> int:
+    """Read a whole number of at least 0."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, not {text}")
+    return int(text)
+
+
+def _margin(text: str) -> float:
+    """Read a number in (0, 1]."""
+    try:
+        margin = float(text)
+    except ValueError:
+        margin = 0.0
+    if not 0 < margin <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and at most 1, not {text}")
+    return margin
 
 
 def _seconds(text: str) -> float:
