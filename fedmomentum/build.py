@@ -28,6 +28,7 @@ from fedmomentum.data import Dataset, FederatedData
 from fedmomentum.errors import UserError
 from fedmomentum.optim import make_rule
 from fedmomentum.optim.schedules import make_schedule
+from fedmomentum.predicting import Predicting, build_predicting
 from fedmomentum.simulation import flower
 from fedmomentum.simulation.executor import Executor, InlineExecutor
 from fedmomentum.simulation.faults import Faults, Stragglers
@@ -61,6 +62,7 @@ class Federation:
     network: Network
     strategy: Strategy
     faults: Faults
+    predicting: Predicting | None = None
 
     def initial_arrays(self) -> ArrayRecord:
         """Give the model that the rounds start from; it depends on the seed alone."""
@@ -70,6 +72,10 @@ class Federation:
         """Give loss and accuracy on the central test set, in the rounds that are to be evaluated."""
         settings = self.scenario.evaluate
         last = server_round == self.scenario.rounds
+        if self.predicting is not None and server_round > 0:
+            self.predicting.take(
+                server_round, {n: torch.from_numpy(a.copy()) for n, a in flower.to_arrays(arrays).items()}
+            )
         if settings.every == 0 or (server_round % settings.every and not last):
             return None
         judged = self.strategy.evaluated(arrays) if isinstance(self.strategy, FedAvg) else arrays
@@ -82,6 +88,8 @@ class Federation:
             recalibrate(self.network, sample, batch_size=settings.batch_size)
         x, y = torch.from_numpy(self.data.test_x), torch.from_numpy(self.data.test_y)
         found = evaluate(self.network, x.to(self.spec.device), y.to(self.spec.device), batch_size=settings.batch_size)
+        if self.predicting is not None:
+            found = found | self.predicting.metrics()
         variances = [float(a.min()) for n, a in flower.to_arrays(arrays).items() if n.endswith("running_var")]
         return found | ({LOWEST_VARIANCE: min(variances)} if variances else {})
 
@@ -376,7 +384,8 @@ def build(
     ):
         if asked and not batch_norms(network.module):
             raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
-    return Federation(scenario, data, checksum, spec, network, strategy, build_faults(scenario, data.clients))
+    faults, judge = build_faults(scenario, data.clients), build_predicting(scenario, data, network, datasets)
+    return Federation(scenario, data, checksum, spec, network, strategy, faults, judge)
 
 
 def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: Strategy) -> ClientSpec:
