@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedmomentum.course import Course, Rows, StoppedError
+from fedmomentum.errors import UserError
 from fedmomentum.events import End, Listener, Start
 from fedmomentum.interrupts import StopAfterRound
 from fedmomentum.runs import RunFolder, load_run
@@ -62,8 +63,16 @@ class Running(Course):
         self._lent = actors is not None
         self.actors = actors or Actors()
 
+    simulates: ClassVar[bool] = True
+    """Whether clients are simulated here, on data that are here."""
+
     def prepare(self) -> Mapping[str, str]:
         """Build every arm, while Ray comes up where it is wanted."""
+        for arm in self.loaded.arms:
+            if self.simulates and _federated(arm).data.name == "private":
+                raise UserError(
+                    "data 'private' lie with the clients: fedmomentum deploy runs this scenario (docs/deploy.md)"
+                )
         engines = self.ray()
         for engine in engines[:1]:  # before anything heavy is imported: the actors come up meanwhile
             self.actors.start(engine)
