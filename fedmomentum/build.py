@@ -21,6 +21,7 @@ from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.norm import batch_norms
+from fedmomentum.clients.precision import check as check_precision
 from fedmomentum.clients.rules import make_client_rule
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.vectorize import choose, training_path
@@ -179,6 +180,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         vectorize=scenario.engine.vectorize,
         device=device,
         threads=scenario.engine.threads,
+        precision=scenario.engine.precision,
     )
 
 
@@ -404,6 +406,7 @@ def build(
     spec = build_spec(scenario, data, choose_device(scenario))
     network = Network(spec.model, spec.device)
     choose(network.module, spec.vectorize, spec.device)
+    check_precision(spec.precision, spec.device)
     strategy = build_strategy(scenario, data, network)
     spec = with_client_half(spec, scenario, strategy)
     for path, asked in (

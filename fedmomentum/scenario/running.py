@@ -33,6 +33,11 @@ class Engine(Block):
         description="MiB of what clients keep between rounds (control variates, velocities, their own batch norm) that "
         "stay in memory; the rest lies in a file in the run folder; null: no limit",
     )
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        default="float32",
+        description="of the layers of networks that train by autograd (convolutions, recurrent ones): tf32 (on a GPU) "
+        "or bf16 are faster and give other bits; parameters and sums stay float32",
+    )
     threads: Count = Field(
         default=1, description="torch threads of a worker; sums depend on it, so it is part of the scenario"
     )
