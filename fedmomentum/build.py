@@ -15,29 +15,35 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedmomentum.build_data import build_data, options
-from fedmomentum.clients.evaluate import evaluate
+from fedmomentum.clients.block import Arrays
+from fedmomentum.clients.central import CentralTask, test_centrally
 from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
-from fedmomentum.clients.norm import batch_norms, recalibrate
+from fedmomentum.clients.norm import batch_norms
+from fedmomentum.clients.precision import check as check_precision
 from fedmomentum.clients.rules import make_client_rule
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.vectorize import choose, training_path
 from fedmomentum.clients.worker import Worker
 from fedmomentum.data import Dataset, FederatedData
 from fedmomentum.errors import UserError
+from fedmomentum.events import Span
 from fedmomentum.optim import make_rule
 from fedmomentum.optim.schedules import make_schedule
+from fedmomentum.predicting import Predicting, build_predicting
+from fedmomentum.protocol import ARRAYS
 from fedmomentum.simulation import flower
-from fedmomentum.simulation.executor import Executor, InlineExecutor
+from fedmomentum.simulation.executor import Answer, Executor, InlineExecutor
 from fedmomentum.simulation.faults import Faults, Stragglers
 from fedmomentum.simulation.grid import SimulationGrid
 from fedmomentum.simulation.memory import ClientMemory
+from fedmomentum.simulation.telling import Evaluation
 from fedmomentum.strategies import QLSD, STRATEGIES, FedAvg, Foreign, MimeLite, Privacy
 from fedmomentum.strategies import cohort as cohorts
+from fedmomentum.strategies.records import views
 from fedmomentum.strategies.robust import AGGREGATORS
 from fedmomentum.strategies.sampling import Sampling
-from fedmomentum.streams import stream
 from fedmomentum.translate import model_options, optimizer
 
 if TYPE_CHECKING:
@@ -61,6 +67,7 @@ class Federation:
     network: Network
     strategy: Strategy
     faults: Faults
+    predicting: Predicting | None = None
 
     def initial_arrays(self) -> ArrayRecord:
         """Give the model that the rounds start from; it depends on the seed alone."""
@@ -68,22 +75,42 @@ class Federation:
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> dict[str, float] | None:
         """Give loss and accuracy on the central test set, in the rounds that are to be evaluated."""
-        settings = self.scenario.evaluate
-        last = server_round == self.scenario.rounds
-        if settings.every == 0 or (server_round % settings.every and not last):
+        judge = self.predicting
+        if judge is not None and server_round > 0:
+            judge.take(server_round, {n: torch.from_numpy(a.copy()) for n, a in flower.to_arrays(arrays).items()})
+        if not self.evaluated_in(server_round):
             return None
+        found = test_centrally(self._central(server_round), self._judged(arrays), self.network, self.data)
+        return found if judge is None else found | judge.metrics()
+
+    def evaluation(self, executor: Executor) -> Callable[[int, ArrayRecord], Evaluation | None]:
+        """Give what tests a model on a worker, where there are workers, while the next round goes on.
+
+        Draws of a posterior stay on the server, which judges them itself.
+        """
+        if self.predicting is not None:
+            return self.evaluate
+
+        def test(server_round: int, arrays: ArrayRecord) -> Evaluation | None:
+            if not self.evaluated_in(server_round):
+                return None
+            answer = executor.test(self._central(server_round), self._judged(arrays))
+            return self.evaluate(server_round, arrays) if answer is None else _Tested(answer)
+
+        return test
+
+    def evaluated_in(self, server_round: int) -> bool:
+        """Say whether the model of a round is to be tested."""
+        every = self.scenario.evaluate.every
+        return bool(every) and (server_round % every == 0 or server_round == self.scenario.rounds)
+
+    def _central(self, server_round: int) -> CentralTask:
+        settings = self.scenario.evaluate
+        return CentralTask(server_round, self.scenario.seed, settings.batch_size, settings.recalibrate)
+
+    def _judged(self, arrays: ArrayRecord) -> dict[str, Arrays]:
         judged = self.strategy.evaluated(arrays) if isinstance(self.strategy, FedAvg) else arrays
-        self.network.load({n: torch.from_numpy(a.copy()) for n, a in flower.to_arrays(judged).items()})
-        if settings.recalibrate:
-            rng = stream(self.scenario.seed, "recalibrate", round=server_round)
-            order, size = self.data.partition.order, min(settings.recalibrate, len(self.data.partition.order))
-            chosen = rng.choice(order, size, replace=False)
-            sample = torch.from_numpy(self.data.x[np.sort(chosen)]).to(self.spec.device)
-            recalibrate(self.network, sample, batch_size=settings.batch_size)
-        x, y = torch.from_numpy(self.data.test_x), torch.from_numpy(self.data.test_y)
-        found = evaluate(self.network, x.to(self.spec.device), y.to(self.spec.device), batch_size=settings.batch_size)
-        variances = [float(a.min()) for n, a in flower.to_arrays(arrays).items() if n.endswith("running_var")]
-        return found | ({LOWEST_VARIANCE: min(variances)} if variances else {})
+        return {ARRAYS: views(judged)}
 
     def grid(self, executor: Executor, *, scratch: Path | None = None) -> SimulationGrid:
         """Give the engine for this federation over an executor; ``scratch`` is for what clients keep past the limit."""
@@ -115,6 +142,18 @@ class Federation:
         }
 
 
+@dataclass(frozen=True)
+class _Tested:
+    """The answer of a worker that tests a model, as the round loop takes it."""
+
+    answer: Answer
+
+    def result(self) -> tuple[dict[str, float], tuple[Span, ...]]:
+        """Wait for it."""
+        found, span = self.answer.result()
+        return found, (span,)
+
+
 def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) -> ClientSpec:
     """Give what every client of the scenario does."""
     client = scenario.client
@@ -141,6 +180,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         vectorize=scenario.engine.vectorize,
         device=device,
         threads=scenario.engine.threads,
+        precision=scenario.engine.precision,
     )
 
 
@@ -283,14 +323,18 @@ def _foreign_strategy(scenario: FederatedScenario, data: FederatedData, wanted: 
     return Foreign(made, train=cohort, evaluate=judges, seed=scenario.seed)
 
 
-def build_faults(scenario: FederatedScenario) -> Faults:
-    """Give what goes wrong in the scenario."""
+def build_faults(scenario: FederatedScenario, clients: int) -> Faults:
+    """Give what goes wrong in the scenario.
+
+    Raises:
+        UserError: the trace of dropouts is not as it should be, or names a client that is not among so many.
+    """
     settings = scenario.participation
     stragglers = settings.stragglers
     dropout = settings.dropout
     return Faults(
         dropout=dropout if isinstance(dropout, float | int) else 0.0,
-        trace=None if isinstance(dropout, float | int) else read_trace(dropout.trace),
+        trace=None if isinstance(dropout, float | int) else read_trace(dropout.trace, clients),
         stragglers=None
         if stragglers is None
         else Stragglers(sigma=stragglers.sigma, deadline=stragglers.deadline, late=stragglers.late, seed=scenario.seed),
@@ -298,8 +342,8 @@ def build_faults(scenario: FederatedScenario) -> Faults:
     )
 
 
-def read_trace(path: str) -> dict[int, frozenset[int]]:
-    """Read a dropout trace: lines of ``round,client`` under that heading.
+def read_trace(path: str, clients: int) -> dict[int, frozenset[int]]:
+    """Read a dropout trace: lines of ``round,client`` under that heading, rounds from 1, clients from 0.
 
     Raises:
         UserError: the file or a line of it is not as it should be; the message names file and line.
@@ -322,6 +366,11 @@ def read_trace(path: str) -> dict[int, frozenset[int]]:
             raise UserError(
                 f"{path}:{number}: expected two whole numbers, round and client, not {','.join(row)!r}"
             ) from None
+        if server_round < 1 or not 0 <= client < clients:
+            raise UserError(
+                f"{path}:{number}: rounds count from 1 and clients from 0 to {clients - 1}, so there is no round "
+                f"{server_round} with a client {client}"
+            )
         trace.setdefault(server_round, set()).add(client)
     return {server_round: frozenset(clients) for server_round, clients in trace.items()}
 
@@ -357,6 +406,7 @@ def build(
     spec = build_spec(scenario, data, choose_device(scenario))
     network = Network(spec.model, spec.device)
     choose(network.module, spec.vectorize, spec.device)
+    check_precision(spec.precision, spec.device)
     strategy = build_strategy(scenario, data, network)
     spec = with_client_half(spec, scenario, strategy)
     for path, asked in (
@@ -367,7 +417,8 @@ def build(
     ):
         if asked and not batch_norms(network.module):
             raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
-    return Federation(scenario, data, checksum, spec, network, strategy, build_faults(scenario))
+    faults, judge = build_faults(scenario, data.clients), build_predicting(scenario, data, network, datasets)
+    return Federation(scenario, data, checksum, spec, network, strategy, faults, judge)
 
 
 def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: Strategy) -> ClientSpec:

@@ -31,6 +31,7 @@ class Expected:
         model_record: name of the model's record, which matters only where replies hold several.
         extras: record name -> names, shapes and dtypes of the arrays that replies carry beside the model.
         metrics: finite numbers that each client has to report.
+        longest: largest Euclidean length of an update, over the tensors named ``judged``; None for any.
     """
 
     weighted_by: str
@@ -38,6 +39,8 @@ class Expected:
     model_record: str = protocol.ARRAYS
     extras: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
+    longest: float | None = None
+    judged: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def admit(messages: Iterable[Message], expected: Expected) -> tuple[list[Reply],
     """Sort replies by node, then into those that may be averaged and those that may not, each with its reason.
 
     A reply is refused when it is an error; when it does not hold one MetricRecord and the expected ArrayRecords; when a
-    tensor is missing, unknown, of another shape, or not finite; or when its weight is missing, negative or not finite.
+    tensor is missing, unknown, of another shape, or not finite; when its weight is missing, negative or not finite; or
+    when its update is longer than is allowed.
     Dtypes: a floating tensor may come in any floating dtype and an integer one in any integer dtype, and is cast to the
     model's if its values fit it; integers for floats or floats for integers are refused.
     """
@@ -102,6 +106,7 @@ def _admit(node: int, content: RecordDict, expected: Expected) -> Reply:
     if expected.model is not None:
         found = _model_record(content.array_records, expected)
         arrays = _fitting(found, expected.model)
+        _not_too_long(arrays, expected)
         extras = {
             name: _fitting(content.array_records[name], like, f"{name}: ") for name, like in expected.extras.items()
         }
@@ -178,6 +183,17 @@ def _cast(what: str, x: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
         return y
     _finite(what, x)
     return x
+
+
+def _not_too_long(arrays: records.Views, expected: Expected) -> None:
+    if expected.longest is None or expected.model is None:
+        return
+    total = 0.0
+    for name in expected.judged:
+        change = arrays[name].astype(np.float64) - expected.model[name]
+        total += float(np.vdot(change, change))
+    if not math.sqrt(total) <= expected.longest:
+        raise _RejectedError(f"its update is {math.sqrt(total):.4g} long, at most {expected.longest:g} is allowed")
 
 
 def _finite(what: str, x: NDArray[Any]) -> None:

@@ -81,6 +81,8 @@ class FedAvg(Strategy):
         privacy: makes the mean differentially private, see :class:`~fedmomentum.strategies.privacy.Privacy`; needs
             ``cohort=BernoulliCohort(probability=q, redraw=False)``, and every client counts alike.
         clip_update: largest Euclidean length of a client's update; a longer one is shortened before it is combined.
+        max_update_norm: largest Euclidean length of a client's update; a longer one is refused (``clip_update`` keeps
+            and shortens it). It makes the engine send every client's own reply.
         step_schedule: round, from 0 -> factor on the server's step (a learning rate schedule, a warm-up); None is 1.
 
     Attributes:
@@ -115,6 +117,7 @@ class FedAvg(Strategy):
     weighting: Literal["examples", "uniform"] = "examples"
     aggregator: Aggregator | None = None
     clip_update: float | None = None
+    max_update_norm: float | None = None
     step_schedule: Callable[[int], float] | None = None
     privacy: Privacy | None = None
 
@@ -142,8 +145,11 @@ class FedAvg(Strategy):
         _check_choice("accumulation", self.accumulation, ("wide", "native"))
         _check_choice("reduction", self.reduction, ("auto", protocol.MEAN, protocol.EVERY))
         _check_choice("weighting", self.weighting, (protocol.EXAMPLES, protocol.UNIFORM))
-        if self.clip_update is not None and not self.clip_update > 0:
-            raise ValueError(f"clip_update must be above 0, not {self.clip_update}")
+        for name in ("clip_update", "max_update_norm"):
+            if (longest := getattr(self, name)) is not None and not longest > 0:
+                raise ValueError(f"{name} must be above 0, not {longest}")
+        if self.max_update_norm is not None and type(self).reply_layout is not FedAvg.reply_layout:
+            raise ValueError(f"{type(self).__name__} gets no models back: no max_update_norm goes with it")
         if self._robust and (self.single_replies or type(self).extra_in_replies is not FedAvg.extra_in_replies):
             raise ValueError(
                 f"{type(self).__name__} averages more than models: no aggregator, clip_update or privacy goes with it"
@@ -326,8 +332,15 @@ class FedAvg(Strategy):
             raise AggregationError(
                 "configure_train has to come first: it keeps the arrays that replies are held against"
             )
-        layout = self.reply_layout(sent)
-        expected = Expected(self.weighted_by_key, layout, self.arrayrecord_key, self._extras, self.needs_metrics)
+        expected = Expected(
+            self.weighted_by_key,
+            self.reply_layout(sent),
+            self.arrayrecord_key,
+            self._extras,
+            self.needs_metrics,
+            self.max_update_norm,
+            frozenset(self._old),
+        )
         admitted, self.rejected = admit(replies, expected)
         self.rejected += silent(self._asked, admitted, self.rejected)
         self.accepted = sum(len(reply.clients) for reply in admitted)
@@ -427,7 +440,8 @@ class FedAvg(Strategy):
 
     def _reduction(self, config: Mapping[str, object]) -> str:
         """Ask for single replies where the mean over a block would be another mean than the one wanted."""
-        if self._robust or self.single_replies or (self.extra_weighting == "uniform" and self._extras):
+        alone = self._robust or self.single_replies or self.max_update_norm is not None
+        if alone or (self.extra_weighting == "uniform" and self._extras):
             return protocol.EVERY
         if protocol.REDUCTION in config:
             return str(config[protocol.REDUCTION])

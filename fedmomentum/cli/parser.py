@@ -32,6 +32,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="change one setting of the scenario, as in --set client.optimizer.lr=0.1; may be given several times",
     )
 
+    profiled = argparse.ArgumentParser(add_help=False)
+    profiled.add_argument(
+        "--profile",
+        action="store_true",
+        help="write where the time went to profile.json, and a timeline for Perfetto to trace.json, in the run folder",
+    )
+
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def add(name: str, module: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -39,15 +46,16 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(module=f"fedmomentum.cli.{module}")
         return command
 
-    run = add("run", "run", "run a scenario and keep what it gave in a run folder", override, debug)
+    run = add("run", "run", "run a scenario and keep what it gave in a run folder", override, profiled, debug)
     run.add_argument("scenario", metavar="SCENARIO", help="a YAML file, or the name of a shipped scenario")
     run.add_argument("--out", default="runs", metavar="FOLDER", help="where run folders go (default: %(default)s)")
     run.add_argument("--quiet", action="store_true", help="print only the last lines")
     run.add_argument("--json", action="store_true", help="print one JSON object at the end, progress to stderr")
 
     resume = add(
-        "resume", "resume", "go on with a run that was stopped, or extend one: --set rounds=200", override, debug
-    )
+        "resume", "resume", "go on with a run that was stopped, or extend one: --set rounds=200",
+        override, profiled, debug,
+    )  # fmt: skip
     resume.add_argument("run", metavar="RUN", help="a run folder, or that of a sweep")
     resume.add_argument("--jobs", type=_count, default=1, metavar="N", help="of a sweep: points at a time (default: 1)")
     resume.add_argument("--quiet", action="store_true", help="print only the last lines")
@@ -108,6 +116,32 @@ def build_parser() -> argparse.ArgumentParser:
     show = add("show", "show", "print a scenario with every default filled in, or what a run gave", override, debug)
     show.add_argument("what", metavar="SCENARIO|RUN", help="a scenario (file or shipped name) or a run folder")
     show.add_argument("--rows", type=int, default=5, metavar="N", help="rounds to print of a run (default: 5)")
+
+    advise = add(
+        "advise",
+        "advise",
+        "measure curvature, noise and agreement, and say what lr and momentum suit them",
+        override,
+        debug,
+    )
+    advise.add_argument("what", metavar="RUN|SCENARIO", help="a run folder, or a scenario (file or shipped name)")
+    advise.add_argument("--arm", metavar="NAME", help="which arm (default: the first)")
+    advise.add_argument("--clients", type=_count, default=16, metavar="N", help="clients to ask (default: %(default)s)")
+    advise.add_argument(
+        "--rounds",
+        type=_whole,
+        default=10,
+        metavar="N",
+        help="rounds before the second look (default: %(default)s)",
+    )
+    advise.add_argument(
+        "--margin",
+        type=_margin,
+        default=0.5,
+        metavar="M",
+        help="part of the stable region to use (default: %(default)s)",
+    )
+    advise.add_argument("--json", action="store_true", help="print one JSON object")
 
     cite = add("cite", "cite", "print BibTeX of the papers behind what a scenario uses", override, debug)
     cite.add_argument("scenario", metavar="SCENARIO", help="a YAML file, or the name of a shipped scenario")
@@ -175,6 +209,24 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text}")
     return int(text)
+
+
+def _whole(text: str) -> int:
+    """Read a whole number of at least 0."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, not {text}")
+    return int(text)
+
+
+def _margin(text: str) -> float:
+    """Read a number in (0, 1]."""
+    try:
+        margin = float(text)
+    except ValueError:
+        margin = 0.0
+    if not 0 < margin <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and at most 1, not {text}")
+    return margin
 
 
 def _seconds(text: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,14 +18,12 @@ from fedmomentum.errors import UserError
 from fedmomentum.events import Listener
 from fedmomentum.runs import Recorder, RunFolder, load_run, provenance
 from fedmomentum.runs.atomic import read_json, write_json
-from fedmomentum.runs.folder import RESOLVED
+from fedmomentum.runs.folder import DEPLOYMENT, RESOLVED
 from fedmomentum.runs.resuming import claim, release, same_science
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import LoadedScenario
 
-DEPLOYMENT = "deployment.json"
-"""File of a run folder: where the run went, and under what id."""
 PATIENCE = 120.0
 """Seconds for which a SuperLink may be away while a run is followed."""
 
@@ -120,6 +118,7 @@ def resume(
     federation: str | None = None,
     *,
     overrides: Sequence[str] = (),
+    changes: Mapping[str, Any] | None = None,
     listeners: Sequence[Listener] = (),
     say: Callable[[str], None] = print,
 ) -> Result:
@@ -129,6 +128,7 @@ def resume(
         path: its run folder on this machine.
         federation: name of the connection; by default that of the run.
         overrides: may change ``rounds``.
+        changes: settings of the run config that are to be other ones from now on.
         listeners: hear of every round.
         say: hears of clients that come and go.
 
@@ -143,7 +143,7 @@ def resume(
     loaded = scenarios.load(folder.path / RESOLVED, list(overrides))
     same_science(was, loaded.resolved())
     claim(folder, {}, loaded.resolved())
-    settings = replace(Settings.read(known["config"]), resume=True)
+    settings = replace(Settings.read(known["config"]), resume=True, **(changes or {}))
     return _carry_out(loaded, federation or str(known["federation"]), settings, folder, listeners, say)
 
 
@@ -214,7 +214,8 @@ def _status(following: Following, ended: str, details: str) -> str:
 
 
 def _reasons(lines: Sequence[str]) -> list[str]:
-    return [line for line in lines if "Error" in line or "error" in line][-3:]
+    """Give the last lines that say what an error was; boxes around the word alone do not."""
+    return [line for line in lines if "error" in line.lower() and "─" not in line][-3:]
 
 
 def _finish(loaded: LoadedScenario, following: Following, status: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,12 +28,15 @@ class DeployedGrid(Grid):
     Args:
         roster: who is which client.
         timeout: seconds that a round waits for replies.
+        arrived: is called before each round, when the clients of the round are there.
         poll: seconds between two looks for replies.
     """
 
-    def __init__(self, roster: Roster, *, timeout: float, poll: float = 0.25) -> None:
+    def __init__(
+        self, roster: Roster, *, timeout: float, arrived: Callable[[], None] = lambda: None, poll: float = 0.25
+    ) -> None:
         """Begin with nothing sent."""
-        self.roster, self.timeout, self.poll = roster, timeout, poll
+        self.roster, self.timeout, self.arrived, self.poll = roster, timeout, arrived, poll
         self._inner = roster.grid
         self._sent: dict[str, Message] = {}
         self.report = RoundReport()
@@ -61,7 +64,9 @@ class DeployedGrid(Grid):
         Raises:
             RoundStoppedError: too few within the time; the message names who is missing.
         """
-        return self.roster.present()
+        here = self.roster.present()
+        self.arrived()
+        return here
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages to clients that are there."""

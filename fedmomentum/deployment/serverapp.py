@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Strategy
 
 from fedmomentum.build import Federation
 from fedmomentum.deployment.grid import DeployedGrid
@@ -20,11 +22,13 @@ from fedmomentum.deployment.wire import Announcer
 from fedmomentum.errors import UserError
 from fedmomentum.events import End, RoundEnd, Start
 from fedmomentum.interrupts import StopAfterRound
+from fedmomentum.protocol import UNIFORM
 from fedmomentum.running import Running
 from fedmomentum.runs import RunFolder, load_run
 from fedmomentum.runs.folder import RESOLVED
 from fedmomentum.runs.resuming import same_science
 from fedmomentum.scenario import FederatedScenario, LoadedScenario
+from fedmomentum.strategies import FedAvg
 
 app = ServerApp()
 
@@ -81,6 +85,8 @@ def kept(loaded: LoadedScenario) -> LoadedScenario:
 class Serving(Running):
     """A run whose clients are real: the same loop, checkpoints and run folder, another grid."""
 
+    simulates = False
+
     def __init__(self, loaded: LoadedScenario, settings: Settings, grid: Grid, announcer: Announcer) -> None:
         """Take the scenario, Flower's grid, and who is told of what happens."""
         self.settings, self.flower, self.announcer = settings, grid, announcer
@@ -119,17 +125,36 @@ class Serving(Running):
             dtype=str(data.x.dtype),
             classes=data.classes,
         )
+        expected = settings.clients or data.clients
         self._roster = Roster(
             self.flower,
             terms,
-            expected=settings.clients or data.clients,
+            expected=expected,
             least=settings.least,
             partitions=data.clients,
             timeout=settings.node_timeout,
             exclude_after=settings.exclude_after,
             say=self.announcer.say,
         )
-        return DeployedGrid(self._roster, timeout=settings.round_timeout), {"engine": "deployed"}
+        facts: dict[str, object] = {"engine": "deployed", "clients": expected}
+        if federation.scenario.data.name == "private":
+            if not settings.clients:
+                raise UserError("data 'private': say how many clients there are, with --clients (clients)")
+            facts["train_examples"] = "with the clients"
+        weigh = partial(self._weigh, federation.strategy, self._roster)
+        grid = DeployedGrid(self._roster, timeout=settings.round_timeout, arrived=weigh)
+        return grid, facts
+
+    def draw(self) -> None:
+        """Draw nothing: whoever follows the run does."""
+
+    def _weigh(self, strategy: Strategy, roster: Roster) -> None:
+        """Count every client alike where one does not tell how many examples it has."""
+        if roster.all_tell or getattr(strategy, "weighting", UNIFORM) == UNIFORM:
+            return
+        assert isinstance(strategy, FedAvg)
+        strategy.weighting = "uniform"
+        self.announcer.say("a client does not tell how many examples it has: every client counts alike")
 
     def checkpoint_due(self, federation: Federation, server_round: int) -> bool:
         """Keep every round where the scenario does not say otherwise: it is little beside the time of a real one."""

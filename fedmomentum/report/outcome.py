@@ -55,11 +55,11 @@ def traffic_differs(arms: Mapping[str, Rows], metric: str) -> bool:
     """Say whether every arm has measured the metric and counted bytes, and some cost clearly more than others."""
     costs: list[float] = []
     for rows in arms.values():
-        counted = [row for row in rows if row.get("cohort") and "bytes_down" in row]
+        counted = [row for row in rows if row.get("replies") and "bytes_down" in row]
         if not counted or not any(metric in row for row in rows):
             return False
         sent = math.fsum(row["bytes_down"] + row["bytes_up"] for row in counted)
-        costs.append(sent / math.fsum(row["cohort"] for row in counted))
+        costs.append(sent / math.fsum(row["replies"] for row in counted))
     return max(costs, default=0.0) > LEAST_DIFFERENCE * min(costs, default=0.0)
 
 

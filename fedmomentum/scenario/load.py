@@ -84,7 +84,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> LoadedS
     Args:
         path: a YAML file, or the name of a shipped scenario.
         overrides: changes such as ``client.optimizer.lr=1e-2``, laid over the file in this order; arms and sweeps are
-            laid over the result.
+            laid over the result. ``arms=null`` and ``sweep=null`` take them away.
 
     Raises:
         ScenarioError: holds everything that is wrong, each with its file, line and column.
@@ -123,7 +123,11 @@ def _prepare(
         changes, bad = override(text)
         problems += bad
         if changes is not None:
+            gone = {
+                key for key in ("arms", "sweep") if key in changes.members and changes.members[key].node.value is None
+            }
             tree = overlay(tree, changes, root)
+            tree = replace(tree, value={key: member for key, member in tree.members.items() if key not in gone})
     if "name" not in tree.members:
         head = Member(tree.place, Node(_as_name(default_name), tree.place))
         tree = replace(tree, value={"name": head, **tree.members})

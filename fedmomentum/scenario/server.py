@@ -96,6 +96,9 @@ class StrategyBlock(Block):
     clip_update: Positive | None = Field(
         default=None, description="largest length of a client's update; null: no clipping (arXiv:1710.06963)"
     )
+    max_update_norm: Positive | None = Field(
+        default=None, description="largest length of a client's update; a longer one is refused; null: any"
+    )
     step_schedule: Schedule | None = Field(
         default=None, description="factor on the server's step over the rounds; null: 1"
     )

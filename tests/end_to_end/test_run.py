@@ -189,6 +189,28 @@ def test_privacy_is_reported_and_needs_a_model_whose_statistics_stand_still(tmp_
         fm.run(write(tmp_path, strategy=noisy, participation=coins, model=norm), out=tmp_path / "runs")
 
 
+def test_a_trace_says_who_is_missing_when(tmp_path):
+    trace = tmp_path / "trace.csv"
+    everybody = {"name": "uniform", "fraction": 1.0, "dropout": {"trace": str(trace)}}
+    path = write(tmp_path, participation=everybody)
+    trace.write_text("round,client\n2,3\n2,7\n4,0\n")
+    result = fm.run(path, out=tmp_path / "runs")
+    assert [row["failures"] for row in result.metrics[1:]] == [0, 2, 0, 1]
+    gone = [json.loads(line) for line in (result.folder / "failures.jsonl").read_text().splitlines()]
+    assert {(row["round"], row["client"], row["kind"]) for row in gone} == {
+        *((2, 3, "dropout"), (2, 7, "dropout")),
+        (4, 0, "dropout"),
+    }
+    for text, words in (
+        ("client,round\n", r"trace\.csv:1: a dropout trace begins"),
+        ("round,client\n1,x\n", r"trace\.csv:2: expected two whole numbers"),
+        ("round,client\n1,0\n1,12\n", r"trace\.csv:3: .* clients from 0 to 11"),
+    ):
+        trace.write_text(text)
+        with pytest.raises(UserError, match=words):
+            fm.run(path, out=tmp_path / "runs")
+
+
 def test_a_missed_quorum_stops_the_run_where_that_is_asked(tmp_path):
     strategy = {"name": "fedavgm", "quorum": 6, "on_missed_quorum": "stop"}
     participation = {"name": "uniform", "count": 6, "dropout": 0.5}

@@ -63,7 +63,7 @@ def committed() -> list[Path]:
     return [path for name in listed.stdout.decode().split("\0") if name and (path := ROOT / name).is_file()]
 
 
-EVERYWHERE = r"(?:usr|etc|tmp|dev|proc|sys|bin|var|nonexistent|nowhere|absent|path|no|home/ada)"
+EVERYWHERE = r"(?:usr|etc|srv|run|tmp|dev|proc|sys|bin|var|nonexistent|nowhere|absent|path|no|home/ada)"
 ONE_MACHINES_PATH = re.compile(
     rf"""(?:^|[\s"'`=(\[])(/(?!{EVERYWHERE}\b)[A-Za-z][\w.-]*/[\w.-]+[\w./-]*)""", re.MULTILINE
 )

@@ -28,7 +28,7 @@ def scenario(tmp_path: Path, more: str):  # type: ignore[no-untyped-def]
 
 
 def rows(last: float, cost: float = 1.0):  # type: ignore[no-untyped-def]
-    each = {"cohort": 2, "bytes_down": cost, "bytes_up": cost}
+    each = {"replies": 2, "bytes_down": cost, "bytes_up": cost}
     return [{"round": 0, "accuracy": 0.1}, {"round": 1, **each}, {"round": 2, "accuracy": last, **each}]
 
 

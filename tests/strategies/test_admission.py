@@ -117,3 +117,18 @@ def test_evaluation_admits_one_reply_at_a_time(grid_of):
 def test_aggregation_without_a_round_says_what_is_missing():
     with pytest.raises(Exception, match="configure_train has to come first"):
         ours.FedAvg().aggregate_train(1, [])
+
+
+@pytest.mark.parametrize(("longest", "refused"), [(1.9999, True), (2.0, False)])
+def test_an_update_longer_than_is_allowed_is_refused_alone(longest, refused):
+    """The update of GOOD is four ones: its length is 2, the integer counter not among it."""
+    small = {**GOOD, "a": np.full((2, 2), 0.5, np.float32)}
+    from fedmomentum.strategies.admission import Expected, _admit, _RejectedError
+
+    expected = Expected("num-examples", MODEL, longest=longest, judged=frozenset({"a"}))
+    _admit(1, reply(small), expected)
+    if refused:
+        with pytest.raises(_RejectedError, match="its update is 2 long, at most"):
+            _admit(2, reply(), expected)
+    else:
+        _admit(2, reply(), expected)

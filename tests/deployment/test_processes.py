@@ -1,0 +1,95 @@
+"""A SuperLink and SuperNodes on loopback, in processes of their own: what no test inside one process can show."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+
+from fedmomentum.deployment.loopback import NAME, Loopback
+from fedmomentum.runs import load_run
+from tests.deployment.test_in_process import ALL, ALONE, split
+from tests.end_to_end.tiny import same_models, write
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ARMS = {
+    "FedAvgM": {"strategy": {"name": "fedavgm", "server_momentum": 0.9}},
+    "SCAFFOLD": {"strategy": {"name": "scaffold"}},
+}
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory):
+    """Give three SuperNodes with a part each; every test of the file that needs no TLS runs on them."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("loopback")
+        with Loopback(folder, [{"partition-id": i, "num-partitions": 3} for i in range(3)]) as started:
+            for name, value in started.variables.items():
+                patch.setenv(name, value)
+            yield started
+
+
+def command(capsys, *words):
+    """Run ``fedmomentum``; give its exit code, its answer and what it said on the way."""
+    from fedmomentum.cli import main
+
+    code = main([*map(str, words), "--json"])
+    said = capsys.readouterr()
+    answers = [line for line in said.out.splitlines() if line.startswith("{")]  # Ray may print before it
+    return code, json.loads(answers[-1]) if answers else None, said.err
+
+
+@pytest.mark.ray
+def test_inline_ray_and_deployed_give_the_same_bits(federation, tmp_path, capsys):
+    path = write(
+        tmp_path, rounds=2, data=split(3), participation=ALL, engine=ALONE, arms=ARMS, strategy={"name": "fedavg"}
+    )
+    out = ("--out", tmp_path / "runs")
+    code, deployed, said = command(capsys, "deploy", path, "--federation", NAME, *out)
+    assert code == 0, said
+    code, inline, said_inline = command(capsys, "run", path, *out)
+    assert code == 0, said_inline
+    code, ray, said_ray = command(capsys, "run", path, *out, "--set", "engine.name=ray", "--set", "engine.workers=2")
+    assert code == 0, said_ray
+    folders = [load_run(answer["folder"]).path for answer in (deployed, inline, ray)]
+    for arm in ARMS:
+        first, *others = [folder / "arms" / arm for folder in folders]
+        assert all(same_models(first, other) for other in others)
+        rows = [load_run(folder).metrics for folder in (first, others[0])]
+        assert [row["accuracy"] for row in rows[0]] == [row["accuracy"] for row in rows[1]]
+    assert "client 2 has joined" in said
+    assert (folders[0] / "plots" / "accuracy.png").exists() and load_run(folders[0]).status["status"] == "finished"
+
+
+def test_a_frozen_node_is_not_waited_for_and_has_its_place_when_the_run_goes_on(federation, tmp_path, capsys):
+    path = write(tmp_path, rounds=1, data=split(3), participation=ALL, engine=ALONE)
+    frozen = federation.processes["node-2"].pid
+    os.killpg(frozen, signal.SIGSTOP)
+    try:
+        flags = ("--federation", NAME, "--out", tmp_path / "runs", "--clients", 2)
+        code, answer, said = command(capsys, "deploy", path, *flags)
+    finally:
+        os.killpg(frozen, signal.SIGCONT)
+    assert code == 0, said
+    code, answer, said = command(capsys, "deploy", "--resume", answer["folder"], "--clients", 3, "--set", "rounds=2")
+    assert code == 0, said
+    run = load_run(answer["folder"])
+    assert [(row["round"], row.get("replies")) for row in run.metrics] == [(0, None), (1, 2), (2, 3)]
+
+
+def test_a_run_that_fails_on_the_server_fails_here_too(federation, tmp_path, capsys):
+    path = write(tmp_path, rounds=1, data=split(4), participation=ALL, engine=ALONE)
+    flags = ("--federation", NAME, "--out", tmp_path / "runs", "--node-timeout", 1)
+    code, answer, said = command(capsys, "deploy", path, *flags)
+    assert code == 1 and answer["status"] == "failed"
+    assert "0 of 4 clients are there" in said or "cannot take part: it splits the data over 3 clients" in said
+    assert load_run(answer["folder"]).status["status"] == "failed"
+
+
+def test_a_federation_that_is_not_there_is_a_users_error(federation, tmp_path, capsys):
+    path = write(tmp_path, rounds=1, data=split(3), participation=ALL)
+    code, _, said = command(capsys, "deploy", path, "--federation", "elsewhere", "--out", tmp_path / "runs")
+    assert code == 2 and "elsewhere" in said
