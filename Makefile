@@ -11,10 +11,10 @@ BIN := $(abspath $(VENV))/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check lint types layers format farm bench rehearse docs build clean
+.PHONY: help run test check lint types layers format farm bench bench-peers rehearse docs build clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Variables: SCENARIO=file.yaml and ARGS='--set ...' for run; ARGS='-k name', WORKERS=0 (no parallel processes) and EXTRA=ci"
 	@echo "  (whatever a test can use) for test; PYTHON=, VENV="
 
@@ -48,6 +48,12 @@ farm: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev ## Run the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: ## Set up other frameworks for the benchmarks, each in an environment of its own under .peers/ (2 GB)
+	@for peer in pfl fedjax jax; do \
+	  test -x .peers/$$peer/bin/python || $(PYTHON) -m venv .peers/$$peer; \
+	  .peers/$$peer/bin/python -m pip install --quiet --requirement benchmarks/peers/$$peer.txt || exit 1; \
+	done
 
 rehearse: $(VENV)/.installed ## Run a scenario on a SuperLink and SuperNodes on this machine: ARGS='--nodes 4 my.yaml'
 	$(BIN)/python -m fedmomentum.deployment.rehearsal $(ARGS)

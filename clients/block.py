@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmomentum.events import Failure
+from fedmomentum.events import Failure, Span
 from fedmomentum.trees import State
 
 Arrays: TypeAlias = dict[str, NDArray[np.generic]]
@@ -36,20 +36,6 @@ class BlockTask:
     """Fraction of its planned steps that each client has time for (a straggler's partial work)."""
     memory: Mapping[int, State] = field(default_factory=dict)
     """State that clients kept from an earlier round, such as their velocity."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """What a process did from when to when."""
-
-    name: str
-    began: float
-    """Seconds since 1970, as the clock of its machine has them."""
-    seconds: float
-    host: str
-    process: int
-    clients: int
-    """How many it worked on."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ def bundles(tasks: Sequence[BlockTask], workers: int) -> list[Bundle]:
     Tasks come with the most work first; they are paired as in a tournament, the strongest with the weakest, so that all
     subtrees of one size get about the same work.
     """
+    if not tasks:
+        return []
     order = [0]
     while len(order) < len(tasks):
         order = [i for first in order for i in (first, 2 * len(order) - 1 - first)]

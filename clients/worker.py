@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedmomentum.clients.block import Arrays, BlockResult, BlockTask, Span
+from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
+from fedmomentum.clients.central import CentralTask, test_centrally
 from fedmomentum.clients.collect import Collector, Records, moved, to_records
 from fedmomentum.clients.evaluate import evaluate
 from fedmomentum.clients.examples import Examples
@@ -26,6 +27,7 @@ from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.clients.stacked import StackedTrainer
 from fedmomentum.clients.vectorize import choose
 from fedmomentum.data import FederatedData
+from fedmomentum.events import Span
 from fedmomentum.optim import Rule, chain, clip_by_norm
 from fedmomentum.protocol import ARRAYS
 
@@ -76,6 +78,16 @@ class Worker:
             rule = chain(clip_by_norm(self.spec.clip_norm), rule)
         return make_local(self.spec.method, rule, **self.spec.method_options)
 
+    def test(self, task: CentralTask, records: Mapping[str, Arrays]) -> tuple[dict[str, float], Span]:
+        """Give loss and accuracy of a model on the central test set, and when and how long it was tested."""
+        clock, began = time.time(), time.perf_counter()
+        found = test_centrally(task, records, self.network, self.examples.data)
+        return found, self._span("evaluate", clock, time.perf_counter() - began, 0)
+
+    @staticmethod
+    def _span(name: str, clock: float, seconds: float, clients: int) -> Span:
+        return Span(name, clock, seconds, socket.gethostname(), os.getpid(), clients)
+
     def run(self, task: BlockTask | Bundle, records: Mapping[str, Arrays]) -> BlockResult | None:
         """Train or evaluate a block or give its full gradients; ``arrays`` is the model among the records of the round.
 
@@ -109,8 +121,7 @@ class Worker:
         del trees
         result = collector.result(task.index)
         seconds = time.perf_counter() - began
-        span = Span(task.kind, clock, seconds, socket.gethostname(), os.getpid(), len(task.clients))
-        return replace(result, seconds=seconds, spans=(span,))
+        return replace(result, seconds=seconds, spans=(self._span(task.kind, clock, seconds, len(task.clients)),))
 
     def _train(self, task: BlockTask, trees: Records) -> Collector:
         if self._stack is not None:

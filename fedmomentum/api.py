@@ -42,6 +42,7 @@ def run(
     overrides: Sequence[str] = (),
     out: str | os.PathLike[str] = "runs",
     listeners: Sequence[Listener] = (),
+    profile: bool = False,
 ) -> Result:
     """Run a scenario file, arm by arm, and leave a run folder.
 
@@ -50,15 +51,22 @@ def run(
         overrides: ``"a.b=value"``, as ``--set`` takes them.
         out: folder of all runs.
         listeners: hear of every round; see :mod:`fedmomentum.events`.
+        profile: write down where the time went, see :mod:`fedmomentum.runs.profile`.
 
     Raises:
         UserError: the scenario, or something that it names, is not as it should be; nothing was run then.
     """
-    return course(scenarios.load(path, list(overrides)), listeners, out=out).go()
+    made = course(scenarios.load(path, list(overrides)), listeners, out=out)
+    made.profile = profile
+    return made.go()
 
 
 def resume(
-    path: str | os.PathLike[str], *, overrides: Sequence[str] = (), listeners: Sequence[Listener] = ()
+    path: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    listeners: Sequence[Listener] = (),
+    profile: bool = False,
 ) -> Result:
     """Go on with a run from its last checkpoint, to the same bits as if it had never stopped.
 
@@ -67,6 +75,7 @@ def resume(
         overrides: may change where and how the run is carried on (``engine.*``, ``checkpoint.*``) and extend it
             (``rounds``); every other setting is part of what the checkpoint belongs to.
         listeners: hear of every round.
+        profile: write down where the time of the rounds that are run now went; not for a sweep.
 
     Raises:
         UserError: it is no run folder, another process is at it, its checkpoint is damaged or of another version, or an
@@ -83,4 +92,6 @@ def resume(
     loaded = scenarios.load(folder / RESOLVED, list(overrides))
     same_science(was, loaded.resolved())
     not_shortened(was, {arm.name: arm.scenario.rounds for arm in loaded.arms if hasattr(arm.scenario, "rounds")})
-    return course(loaded, listeners, folder=RunFolder(folder)).go()
+    made = course(loaded, listeners, folder=RunFolder(folder))
+    made.profile = profile
+    return made.go()

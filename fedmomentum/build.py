@@ -15,29 +15,33 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedmomentum.build_data import build_data, options
-from fedmomentum.clients.evaluate import evaluate
+from fedmomentum.clients.block import Arrays
+from fedmomentum.clients.central import CentralTask, test_centrally
 from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
-from fedmomentum.clients.norm import batch_norms, recalibrate
+from fedmomentum.clients.norm import batch_norms
 from fedmomentum.clients.rules import make_client_rule
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.vectorize import choose, training_path
 from fedmomentum.clients.worker import Worker
 from fedmomentum.data import Dataset, FederatedData
 from fedmomentum.errors import UserError
+from fedmomentum.events import Span
 from fedmomentum.optim import make_rule
 from fedmomentum.optim.schedules import make_schedule
+from fedmomentum.protocol import ARRAYS
 from fedmomentum.simulation import flower
-from fedmomentum.simulation.executor import Executor, InlineExecutor
+from fedmomentum.simulation.executor import Answer, Executor, InlineExecutor
 from fedmomentum.simulation.faults import Faults, Stragglers
 from fedmomentum.simulation.grid import SimulationGrid
 from fedmomentum.simulation.memory import ClientMemory
+from fedmomentum.simulation.telling import Evaluation
 from fedmomentum.strategies import QLSD, STRATEGIES, FedAvg, Foreign, MimeLite, Privacy
 from fedmomentum.strategies import cohort as cohorts
+from fedmomentum.strategies.records import views
 from fedmomentum.strategies.robust import AGGREGATORS
 from fedmomentum.strategies.sampling import Sampling
-from fedmomentum.streams import stream
 from fedmomentum.translate import model_options, optimizer
 
 if TYPE_CHECKING:
@@ -68,22 +72,33 @@ class Federation:
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> dict[str, float] | None:
         """Give loss and accuracy on the central test set, in the rounds that are to be evaluated."""
-        settings = self.scenario.evaluate
-        last = server_round == self.scenario.rounds
-        if settings.every == 0 or (server_round % settings.every and not last):
+        if not self.evaluated_in(server_round):
             return None
+        return test_centrally(self._central(server_round), self._judged(arrays), self.network, self.data)
+
+    def evaluation(self, executor: Executor) -> Callable[[int, ArrayRecord], Evaluation | None]:
+        """Give what tests a model on a worker, where there are workers, while the next round goes on."""
+
+        def test(server_round: int, arrays: ArrayRecord) -> Evaluation | None:
+            if not self.evaluated_in(server_round):
+                return None
+            answer = executor.test(self._central(server_round), self._judged(arrays))
+            return self.evaluate(server_round, arrays) if answer is None else _Tested(answer)
+
+        return test
+
+    def evaluated_in(self, server_round: int) -> bool:
+        """Say whether the model of a round is to be tested."""
+        every = self.scenario.evaluate.every
+        return bool(every) and (server_round % every == 0 or server_round == self.scenario.rounds)
+
+    def _central(self, server_round: int) -> CentralTask:
+        settings = self.scenario.evaluate
+        return CentralTask(server_round, self.scenario.seed, settings.batch_size, settings.recalibrate)
+
+    def _judged(self, arrays: ArrayRecord) -> dict[str, Arrays]:
         judged = self.strategy.evaluated(arrays) if isinstance(self.strategy, FedAvg) else arrays
-        self.network.load({n: torch.from_numpy(a.copy()) for n, a in flower.to_arrays(judged).items()})
-        if settings.recalibrate:
-            rng = stream(self.scenario.seed, "recalibrate", round=server_round)
-            order, size = self.data.partition.order, min(settings.recalibrate, len(self.data.partition.order))
-            chosen = rng.choice(order, size, replace=False)
-            sample = torch.from_numpy(self.data.x[np.sort(chosen)]).to(self.spec.device)
-            recalibrate(self.network, sample, batch_size=settings.batch_size)
-        x, y = torch.from_numpy(self.data.test_x), torch.from_numpy(self.data.test_y)
-        found = evaluate(self.network, x.to(self.spec.device), y.to(self.spec.device), batch_size=settings.batch_size)
-        variances = [float(a.min()) for n, a in flower.to_arrays(arrays).items() if n.endswith("running_var")]
-        return found | ({LOWEST_VARIANCE: min(variances)} if variances else {})
+        return {ARRAYS: views(judged)}
 
     def grid(self, executor: Executor, *, scratch: Path | None = None) -> SimulationGrid:
         """Give the engine for this federation over an executor; ``scratch`` is for what clients keep past the limit."""
@@ -113,6 +128,18 @@ class Federation:
             "device": self.spec.device,
             "data_checksum": self.checksum,
         }
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """The answer of a worker that tests a model, as the round loop takes it."""
+
+    answer: Answer
+
+    def result(self) -> tuple[dict[str, float], tuple[Span, ...]]:
+        """Wait for it."""
+        found, span = self.answer.result()
+        return found, (span,)
 
 
 def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) -> ClientSpec:

@@ -11,7 +11,9 @@ import torch
 
 from fedmomentum.errors import UserError
 from fedmomentum.runs import RunFolder
+from fedmomentum.runs.atomic import sync, writing
 from fedmomentum.runs.checkpoint import latest_checkpoint, save_checkpoint
+from fedmomentum.runs.folder import CLIENTS, FAILURES, METRICS
 from fedmomentum.simulation.flower import to_arrays, to_record
 
 
@@ -92,6 +94,10 @@ class ArmCheckpoints:
             "grid": grid.state_dict(),
             "elapsed": elapsed,
         }
+        for table in (METRICS, CLIENTS, FAILURES):  # what a checkpoint stands behind must outlive a power cut as well
+            if (rows := self._folder.path / table).exists():
+                with writing(rows):
+                    sync(rows)
         save_checkpoint(self._folder.path, server_round, state, keep=self._scenario.checkpoint.keep)
         return True
 

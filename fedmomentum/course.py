@@ -17,6 +17,7 @@ from fedmomentum.events import End, Listener, RoundEnd, Start
 from fedmomentum.interrupts import StopAfterRound
 from fedmomentum.runs import Recorder, RunFolder, provenance
 from fedmomentum.runs.atomic import NotWrittenError, writing
+from fedmomentum.runs.profile import Profiler
 from fedmomentum.runs.resuming import claim, release
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Course(ABC):
         self.listeners = list(listeners)
         self.stop = stop or StopAfterRound()
         self.pictures = pictures
+        self.profile = False
+        """Whether to write down where the time went."""
         self.result: Result
         self.folder: RunFolder
 
@@ -119,6 +122,8 @@ class Course(ABC):
             self.folder = self._open(checksums)
             watching = [make(self.folder.path) for make in trackers]
             self.listeners += watching
+            if self.profile:
+                self.listeners.append(Profiler(self.folder))
             self.result = Result(self.loaded.scenario.name, self.folder.path)
             try:
                 try:

@@ -21,6 +21,21 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Span:
+    """What a process did from when to when."""
+
+    name: str
+    began: float
+    """Seconds since 1970, by the clock of its machine."""
+    seconds: float
+    host: str = ""
+    """Its machine; empty for the process that runs the rounds."""
+    process: int = 0
+    clients: int = 0
+    """How many it worked on."""
+
+
+@dataclass(frozen=True)
 class Start:
     """A run begins (or goes on after ``first_round - 1`` finished rounds)."""
 
@@ -38,7 +53,8 @@ class RoundEnd:
 
     Keys of ``metrics``: ``round``; ``accuracy`` and ``loss`` on the central test set where it was evaluated;
     ``train_loss`` and other means over the cohort; ``cohort``, ``replies``, ``failures``; ``bytes_down``,
-    ``bytes_up``; ``seconds`` (this round) and ``elapsed`` (since the start). ``seconds_by_phase`` splits the round.
+    ``bytes_up``; ``seconds`` (this round) and ``elapsed`` (since the start). ``seconds_by_phase`` splits the round; an
+    evaluation that went on beside the next round counts there as long as the round loop waited for it.
     """
 
     round: int
@@ -48,6 +64,8 @@ class RoundEnd:
     failures: Sequence[Failure] = ()
     seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
     arm: str = ""
+    spans: Sequence[Span] = ()
+    """What this process and the workers did in the round, and when."""
 
 
 @dataclass(frozen=True)

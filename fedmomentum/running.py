@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedmomentum.course import Course, Rows, StoppedError
+from fedmomentum.errors import UserError
 from fedmomentum.events import End, Listener, Start
 from fedmomentum.interrupts import StopAfterRound
 from fedmomentum.runs import RunFolder, load_run
@@ -62,8 +63,16 @@ class Running(Course):
         self._lent = actors is not None
         self.actors = actors or Actors()
 
+    simulates: ClassVar[bool] = True
+    """Whether clients are simulated here, on data that are here."""
+
     def prepare(self) -> Mapping[str, str]:
         """Build every arm, while Ray comes up where it is wanted."""
+        for arm in self.loaded.arms:
+            if self.simulates and _federated(arm).data.name == "private":
+                raise UserError(
+                    "data 'private' lie with the clients: fedmomentum deploy runs this scenario (docs/deploy.md)"
+                )
         engines = self.ray()
         for engine in engines[:1]:  # before anything heavy is imported: the actors come up meanwhile
             self.actors.start(engine)
@@ -82,6 +91,10 @@ class Running(Course):
         """Give the grid that trains the clients of an arm, whose folder this is, and what is to be said of it."""
         executor = self._workers(federation)
         return federation.grid(executor, scratch=folder.path), executor.facts()
+
+    def evaluation(self, federation: Federation) -> Any:
+        """Give what tests the models of an arm."""
+        return federation.evaluate if self.executor is None else federation.evaluation(self.executor)
 
     def checkpoint_due(self, federation: Federation, server_round: int) -> bool:
         """Say whether the scenario asks for a checkpoint after a round."""
@@ -127,8 +140,12 @@ class Running(Course):
             listener.start(Start(self.result.name, rounds, first_round, arm.name, facts))
         latest = [arrays]
 
-        def after_round(server_round: int, new: Any) -> None:
+        def settle(server_round: int, new: Any) -> bool:
+            """Say whether a checkpoint follows a round: the next one would change what goes into it."""
             latest[0] = new
+            return self.checkpoint_due(federation, server_round) or server_round == rounds or self.stop.asked
+
+        def after_round(server_round: int, new: Any) -> None:
             last = server_round == rounds
             if self.checkpoint_due(federation, server_round) or last or self.stop.asked:
                 elapsed = float(rows[-1].get("elapsed", 0.0)) if rows else 0.0
@@ -148,7 +165,8 @@ class Running(Course):
                 arrays,
                 rounds,
                 first_round=first_round,
-                evaluate=federation.evaluate,
+                evaluate=self.evaluation(federation),
+                settle=settle,
                 listeners=listeners,
                 arm=arm.name,
                 after_round=after_round,

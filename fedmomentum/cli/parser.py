@@ -32,6 +32,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="change one setting of the scenario, as in --set client.optimizer.lr=0.1; may be given several times",
     )
 
+    profiled = argparse.ArgumentParser(add_help=False)
+    profiled.add_argument(
+        "--profile",
+        action="store_true",
+        help="write where the time went to profile.json, and a timeline for Perfetto to trace.json, in the run folder",
+    )
+
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def add(name: str, module: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -39,15 +46,16 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(module=f"fedmomentum.cli.{module}")
         return command
 
-    run = add("run", "run", "run a scenario and keep what it gave in a run folder", override, debug)
+    run = add("run", "run", "run a scenario and keep what it gave in a run folder", override, profiled, debug)
     run.add_argument("scenario", metavar="SCENARIO", help="a YAML file, or the name of a shipped scenario")
     run.add_argument("--out", default="runs", metavar="FOLDER", help="where run folders go (default: %(default)s)")
     run.add_argument("--quiet", action="store_true", help="print only the last lines")
     run.add_argument("--json", action="store_true", help="print one JSON object at the end, progress to stderr")
 
     resume = add(
-        "resume", "resume", "go on with a run that was stopped, or extend one: --set rounds=200", override, debug
-    )
+        "resume", "resume", "go on with a run that was stopped, or extend one: --set rounds=200",
+        override, profiled, debug,
+    )  # fmt: skip
     resume.add_argument("run", metavar="RUN", help="a run folder, or that of a sweep")
     resume.add_argument("--jobs", type=_count, default=1, metavar="N", help="of a sweep: points at a time (default: 1)")
     resume.add_argument("--quiet", action="store_true", help="print only the last lines")

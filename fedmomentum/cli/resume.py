@@ -25,6 +25,6 @@ def command(args: argparse.Namespace) -> int:
     def go_on(listener: Progress) -> Result:
         from fedmomentum import api
 
-        return api.resume(args.run, overrides=args.overrides, listeners=[listener])
+        return api.resume(args.run, overrides=args.overrides, listeners=[listener], profile=args.profile)
 
     return carry_out(args, title, list(run.arms) or [""], go_on, out=str(run.path.parent))

@@ -31,7 +31,7 @@ def command(args: argparse.Namespace) -> int:
     def go(listener: Progress) -> Result:
         from fedmomentum import api
 
-        return api.run(loaded.path, overrides=args.overrides, out=args.out, listeners=[listener])
+        return api.run(loaded.path, overrides=args.overrides, out=args.out, listeners=[listener], profile=args.profile)
 
     title = loaded.scenario.question or loaded.scenario.name
     return carry_out(args, title, [arm.name for arm in loaded.arms], go, out=args.out)

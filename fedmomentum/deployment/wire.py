@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Announcer:
 
     def round_end(self, event: RoundEnd) -> None:
         """Write what a round gave."""
-        self.tell("round", event=asdict(event))
+        self.tell("round", event=asdict(replace(event, spans=())))
 
     def end(self, event: End) -> None:
         """Write the model of an arm, and that it has ended."""

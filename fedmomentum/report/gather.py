@@ -20,7 +20,9 @@ from fedmomentum.report.curves import without_seed
 from fedmomentum.report.growing import Growing
 from fedmomentum.report.numbers import real
 from fedmomentum.runs import Row, Run
+from fedmomentum.runs.atomic import read_json
 from fedmomentum.runs.folder import CLIENTS, FAILURES, METRICS, PARTITION, PROVENANCE, RESOLVED, SCENARIO, STATUSES
+from fedmomentum.runs.profile import PROFILE
 
 Columns: TypeAlias = "dict[str, array[float]]"
 
@@ -36,6 +38,8 @@ class Arm:
     clients: Columns
     """Equal-length columns of ``clients.jsonl``, NaN where a row has no number."""
     failures: list[Row]
+    profile: dict[str, Any] = field(default_factory=dict)
+    """Where the time went, of a run with ``--profile``."""
 
     @property
     def group(self) -> str:
@@ -144,9 +148,15 @@ def _arm(run: Run, name: str, source: str, prefix: bool, notes: list[str]) -> Ar
     except UserError as error:
         notes.append(str(error))
         status = {}
+    profile: dict[str, Any] = {}
+    if (run.path / PROFILE).exists():
+        try:
+            profile = read_json(run.path / PROFILE)
+        except UserError as error:
+            notes.append(str(error))
     metrics = [row for row in rows(METRICS) if math.isfinite(real(row.get("round")))]
     label = f"{source}: {name}" if prefix and name else name or source
-    return Arm(label, name, status, metrics, _columns(run.path / CLIENTS, notes), rows(FAILURES))
+    return Arm(label, name, status, metrics, _columns(run.path / CLIENTS, notes), rows(FAILURES), profile)
 
 
 def _columns(path: Path, notes: list[str]) -> Columns:

@@ -8,13 +8,13 @@ from typing import Any
 
 from fedmomentum.report import drawings
 from fedmomentum.report.charts import MOST_BANDS, Chart, groups, mean
-from fedmomentum.report.gather import Arm, Source
+from fedmomentum.report.gather import Arm, Source, mapping
 from fedmomentum.report.headline import Headline, Line, Point, total
 from fedmomentum.report.markup import Content, Html, join, number_cell, table, tag, text
 from fedmomentum.report.numbers import duration, number, real, size
 from fedmomentum.report.pieces import MOST_LINES, MOST_NAME, details, named, note, section, swatch_class
 
-PHASES = ("configure", "train", "aggregate", "evaluate_clients", "evaluate", "checkpoint")
+PHASES = ("configure", "broadcast", "train", "reduce", "aggregate", "evaluate_clients", "evaluate", "checkpoint")
 """The parts of a round, in their order."""
 
 
@@ -262,7 +262,20 @@ def time_profile(arms: Sequence[Arm], colours: Mapping[int, int]) -> Html | None
         "Where the time went",
         tag("figure", tag("div", *bars, drawings.ends("0 s", duration(longest)), class_="strips"), legend),
         table(heads, rows, label="Seconds of each phase"),
+        *_workers(arms),
     )
+
+
+def _workers(arms: Sequence[Arm]) -> list[Html]:
+    """Show how busy each worker was, of arms that were run with ``--profile``."""
+    rows: list[list[Content]] = []
+    for arm in arms:
+        for name, worker in mapping(arm.profile.get("workers")).items():
+            busy, seconds = (real(mapping(worker).get(key)) for key in ("busy", "seconds"))
+            counts = (f"{real(mapping(worker).get(key)):.0f}" for key in ("tasks", "clients"))
+            rows.append([named(arm.label), text(name, most=MOST_NAME), f"{seconds:.3g} s", f"{busy:.0%}", *counts])
+    heads: list[Content] = ["arm", "worker", "worked", "of the training time", "tasks", "client updates"]
+    return [table(heads, rows[:MOST_LINES], label="Workers", left=2)] if rows else []
 
 
 def _share(seconds: float | None, whole: float) -> Content:

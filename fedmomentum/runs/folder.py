@@ -6,6 +6,7 @@
     resolved.yaml      every default filled   clients.jsonl    one row a client and round
     provenance.json    versions, machine      failures.jsonl   one row a reply that was not used
     status.json        what became of it      model.safetensors, plots/
+    profile.json, trace.json   where the time went (with --profile)
     arms/<arm>/        the same files once more, where a scenario compares several arms
 ```
 """
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from fedmomentum.errors import UserError
 from fedmomentum.runs.atomic import NotWrittenError, write_json, write_text, writing
 from fedmomentum.runs.checks import read_status
+from fedmomentum.runs.process import this_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +91,7 @@ class RunFolder:
         folder = cls(path)
         write_text(path / SCENARIO, scenario_text)
         folder.write_resolved(resolved)
-        folder.set_status("running", name=name, hash=hash, rounds_done=0, started=_now(), pid=os.getpid())
+        folder.set_status("running", name=name, hash=hash, rounds_done=0, started=_now(), **this_process())
         return folder
 
     def arm(self, name: str) -> RunFolder:
@@ -107,7 +109,7 @@ class RunFolder:
                 path = _make_new(self.path / ARMS, slug(name))
             self.set_status(arms=known | {name: path.relative_to(self.path).as_posix()})
             arm = RunFolder(path, name)
-            arm.set_status("running", arm=name, rounds_done=0, started=_now(), pid=os.getpid())
+            arm.set_status("running", arm=name, rounds_done=0, started=_now(), **this_process())
             return arm
         return RunFolder(self.path / known[name], name)
 

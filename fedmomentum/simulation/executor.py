@@ -29,11 +29,21 @@ class Lost:
     kind: str = "lost"
 
 
+class Answer(Protocol):
+    """What a worker will have answered."""
+
+    def result(self) -> Any:
+        """Wait for the answer."""
+
+
 class Executor(Protocol):
     """Runs tasks on workers; gives results in the order of the tasks, whatever order they came in."""
 
     def run(self, tasks: Sequence[Any], payload: Any, *, timeout: float | None = None) -> list[Any]:
         """Run every task; in place of a task that never came back stands a :class:`Lost`."""
+
+    def test(self, task: Any, payload: Any) -> Answer | None:
+        """Let a worker test a model beside all else, to the numbers that it has in this process; None: do it here."""
 
     def ask(self, attribute: str) -> Any:
         """Give an attribute of one worker, such as what it chose."""
@@ -64,6 +74,9 @@ class InlineExecutor:
             else:
                 results.append(self._worker.run(task, payload))
         return results
+
+    def test(self, task: Any, payload: Any) -> None:
+        """Leave it to who asks: nothing goes on beside anything else here."""
 
     def ask(self, attribute: str) -> Any:
         """Give an attribute of the worker."""

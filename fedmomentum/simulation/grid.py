@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 
 from fedmomentum.clients import fold
 from fedmomentum.clients.app import records_of
-from fedmomentum.clients.block import Arrays, BlockResult, BlockTask, Span
+from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
 from fedmomentum.clients.spec import ClientSpec
-from fedmomentum.events import Failure
+from fedmomentum.events import Failure, Span
 from fedmomentum.protocol import (
     EVERY,
     EXAMPLES,
@@ -60,6 +61,8 @@ class RoundReport:
     """Bytes of models that workers answered with."""
     spans: list[Span] = field(default_factory=list)
     """What workers did and when."""
+    phases: dict[str, float] = field(default_factory=dict)
+    """Seconds of the parts of the exchange beside the clients' work: ``broadcast`` and ``reduce``."""
     worker_seconds: float = 0.0
     simulated_time: float | None = None
     preliminary: bool = False
@@ -184,7 +187,7 @@ class SimulationGrid(BaseGrid):
             self.report.bytes_down, self.report.bytes_up = before.bytes_down, before.bytes_up
             self.report.worker_seconds = before.worker_seconds
             self.report.broadcast_bytes, self.report.gathered_bytes = before.broadcast_bytes, before.gathered_bytes
-            self.report.spans = before.spans
+            self.report.spans, self.report.phases = before.spans, before.phases
         self.report.preliminary = any(mail.message_type == GRADIENT_QUERY for mail in mails)
         replies: list[Message] = []
         for mail in mails:
@@ -231,7 +234,8 @@ class SimulationGrid(BaseGrid):
             workers = int(self.executor.facts().get("workers", 1))  # type: ignore[call-overload]
             work_units = fold.bundles(tasks, workers)
         results = self.executor.run(work_units, records, timeout=timeout)
-        report, replies = self.report, []
+        began, report, replies = time.perf_counter(), self.report, []
+        _count(report.phases, "broadcast", getattr(self.executor, "broadcast_seconds", 0.0))
         report.simulated_time = outcome.duration
         report.broadcast_bytes += model_bytes
         report.bytes_down += model_bytes * len(outcome.clients)
@@ -261,6 +265,7 @@ class SimulationGrid(BaseGrid):
             for name, column in result.members.items():
                 report.members.setdefault(name, []).extend(column)
             replies += self._replies(result, mail, reduce=reduce)
+        _count(report.phases, "reduce", time.perf_counter() - began)
         report.failures += failures
         replies += [
             flower.error_reply(mail.to(f.client), f"client {f.client}: {f.reason} [{f.kind}]") for f in failures
@@ -294,6 +299,11 @@ class SimulationGrid(BaseGrid):
                 content[record] = to_record(arrays)
             replies.append(flower.reply(mail.to(client), content))
         return replies
+
+
+def _count(phases: dict[str, float], phase: str, seconds: float) -> None:
+    if seconds:
+        phases[phase] = phases.get(phase, 0.0) + seconds
 
 
 class _Mail:

@@ -12,8 +12,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import Strategy
 
-from fedmomentum.events import Failure, Listener, RoundEnd
+from fedmomentum.events import Failure, Listener
 from fedmomentum.protocol import EVERY, MEAN, MEMBERS, REDUCTION
+from fedmomentum.simulation.grid import RoundReport
+from fedmomentum.simulation.telling import AfterRound, Clock, Done, Evaluation, Teller
 from fedmomentum.strategies.fedavg import FedAvg
 
 
@@ -21,8 +23,8 @@ class RoundStoppedError(RuntimeError):
     """A strategy said that a round must not go on, such as for a missed quorum; the message says why."""
 
 
-Evaluate = Callable[[int, ArrayRecord], Mapping[str, float] | None]
-"""Central evaluation: round and model -> metrics, or None in a round that is not evaluated."""
+Evaluate = Callable[[int, ArrayRecord], Evaluation | None]
+"""Central evaluation: round and model -> metrics, at once or pending, or None in a round that is not evaluated."""
 
 
 @dataclass
@@ -32,19 +34,6 @@ class LoopResult:
     arrays: ArrayRecord
     rows: list[dict[str, float]] = field(default_factory=list)
     failures: list[tuple[int, Failure]] = field(default_factory=list)
-
-
-class _Clock:
-    """Splits a round's time by phase."""
-
-    def __init__(self) -> None:
-        self.phases: dict[str, float] = {}
-        self.began = self._last = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.phases[phase] = self.phases.get(phase, 0.0) + now - self._last
-        self._last = now
 
 
 def run_rounds(
@@ -60,7 +49,8 @@ def run_rounds(
     timeout: float | None = None,
     listeners: Sequence[Listener] = (),
     arm: str = "",
-    after_round: Callable[[int, ArrayRecord], None] | None = None,
+    after_round: AfterRound | None = None,
+    settle: Callable[[int, ArrayRecord], bool] = lambda server_round, arrays: True,
     elapsed_before: float = 0.0,
 ) -> LoopResult:
     """Run rounds ``first_round`` to ``rounds`` of any Flower strategy on any Flower grid.
@@ -70,76 +60,85 @@ def run_rounds(
     and centrally if ``evaluate`` is given. ``after_round`` is where a checkpoint is taken: everything that the next
     round depends on is then in the arrays, the strategy and the grid.
 
+    A central evaluation that is pending goes on beside the next round, and its round is told when that one has trained:
+    the same rows in the same order. A round that ``settle`` names (after a look at its model) is told before the next
+    one begins, as are the last one and those whose evaluation is there at once; ``after_round`` is called after these
+    alone, because the state of a round that is told late is gone.
+
     Raises:
         RoundStoppedError: the strategy says that a round must not go on (a missed quorum).
     """
-    result = LoopResult(arrays)
     config = {REDUCTION: _reduction(strategy), **(train_config or {})}
     began = time.perf_counter() - elapsed_before
+    teller = Teller(rounds, listeners, arm, after_round)
     if evaluate is not None and first_round == 1:
-        clock = _Clock()
-        if (found := evaluate(0, arrays)) is not None:
+        clock = Clock()
+        if (evaluation := evaluate(0, arrays)) is not None:
             clock.lap("evaluate")
-            first = {"round": 0, **found, "seconds": clock.phases["evaluate"], "elapsed": time.perf_counter() - began}
-            result.rows.append(first)
-            _tell(listeners, RoundEnd(0, rounds, first, arm=arm, seconds_by_phase=clock.phases))
-    late: dict[str, float] = {}
-    for server_round in range(first_round, rounds + 1):
-        clock = _Clock()
-        # 1. choose the cohort
-        messages = _sequence(strategy.configure_train(server_round, result.arrays, ConfigRecord(dict(config)), grid))
-        clock.lap("configure")
-        # 2. train
-        replies = list(grid.send_and_receive(messages, timeout=timeout))
-        clock.lap("train")
-        clients, failures = _outcome(grid, replies)
-        traffic = getattr(grid, "report", None)
-        # 3. aggregate
-        try:
-            new_arrays, train_metrics = strategy.aggregate_train(server_round, replies)
-        except AggregationError as error:
-            raise RoundStoppedError(str(error)) from error
-        if new_arrays is not None:
-            result.arrays = new_arrays
-        named = {failure.client for failure in failures}
-        failures += [failure for failure in getattr(strategy, "rejected", ()) if failure.client not in named]
-        clock.lap("aggregate")
-        # 4. evaluate
-        row: dict[str, float] = {"round": server_round}
-        row.update(_numbers(train_metrics))
-        asked = _sequence(
-            strategy.configure_evaluate(server_round, result.arrays, ConfigRecord(dict(evaluate_config or {})), grid)
-        )
-        if asked:
-            local = strategy.aggregate_evaluate(server_round, list(grid.send_and_receive(asked, timeout=timeout)))
-            row.update({f"client_{name}": value for name, value in _numbers(local).items()})
-            clock.lap("evaluate_clients")
-        if evaluate is not None and (found := evaluate(server_round, result.arrays)) is not None:
-            row.update(found)
-            clock.lap("evaluate")
-        row["cohort"] = len(messages)
-        row["replies"] = len(messages) - len({f.client for f in failures})
-        row["failures"] = len(failures)
-        if traffic is not None:
-            row["bytes_down"], row["bytes_up"] = traffic.bytes_down, traffic.bytes_up
-            if traffic.simulated_time is not None:
-                row["simulated_time"] = traffic.simulated_time
-        clock.phases.update(late)
-        row["seconds"] = time.perf_counter() - clock.began
-        row["elapsed"] = time.perf_counter() - began
-        result.rows.append(row)
-        result.failures += [(server_round, failure) for failure in failures]
-        _tell(
-            listeners,
-            RoundEnd(server_round, rounds, row, clients, tuple(failures), clock.phases, arm),
-        )
-        if after_round is not None:
-            # after the row is told, so that a kill between the two repeats a round instead of losing its row; the time
-            # it takes goes with the next row
-            before = time.perf_counter()
-            after_round(server_round, result.arrays)
-            late = {"checkpoint": time.perf_counter() - before}
-    return result
+            times = {"seconds": clock.seconds, "elapsed": time.perf_counter() - began}
+            teller.take(Done(0, arrays, evaluation, clock, {"round": 0}, times), settled=False)
+    try:
+        for server_round in range(first_round, rounds + 1):
+            clock = Clock()
+            # 1. choose the cohort
+            messages = _sequence(strategy.configure_train(server_round, arrays, ConfigRecord(dict(config)), grid))
+            clock.lap("configure")
+            # 2. train
+            replies = list(grid.send_and_receive(messages, timeout=timeout))
+            clock.lap("train")
+            clients, failures = _outcome(grid, replies)
+            traffic = getattr(grid, "report", None)
+            clock.split("train", getattr(traffic, "phases", {}))
+            teller.catch_up()
+            clock.skip()
+            # 3. aggregate
+            try:
+                new_arrays, train_metrics = strategy.aggregate_train(server_round, replies)
+            except AggregationError as error:
+                raise RoundStoppedError(str(error)) from error
+            if new_arrays is not None:
+                arrays = new_arrays
+            cohort = len(messages)
+            del messages, replies, new_arrays  # a large model is not kept twice
+            named = {failure.client for failure in failures}
+            failures += [failure for failure in getattr(strategy, "rejected", ()) if failure.client not in named]
+            clock.lap("aggregate")
+            # 4. evaluate
+            row: dict[str, float] = {"round": server_round, **_numbers(train_metrics)}
+            asked = _sequence(
+                strategy.configure_evaluate(server_round, arrays, ConfigRecord(dict(evaluate_config or {})), grid)
+            )
+            if asked:
+                local = strategy.aggregate_evaluate(server_round, list(grid.send_and_receive(asked, timeout=timeout)))
+                row.update({f"client_{name}": value for name, value in _numbers(local).items()})
+                clock.lap("evaluate_clients")
+            if (found := None if evaluate is None else evaluate(server_round, arrays)) is not None:
+                clock.lap("evaluate")
+            tail = _tail(cohort, failures, traffic, clock, began)
+            done = Done(server_round, arrays, found, clock, row, tail, clients, failures)
+            teller.take(done, settled=settle(server_round, arrays) or server_round == rounds)
+    except BaseException:
+        teller.rescue()
+        raise
+    return LoopResult(arrays, teller.rows, teller.failures)
+
+
+def _tail(
+    cohort: int, failures: Sequence[Failure], traffic: RoundReport | None, clock: Clock, began: float
+) -> dict[str, float]:
+    """Give the last columns of a row: who replied, what travelled, how long it took."""
+    tail: dict[str, float] = {
+        "cohort": cohort,
+        "replies": cohort - len({failure.client for failure in failures}),
+        "failures": len(failures),
+    }
+    if traffic is not None:
+        tail["bytes_down"], tail["bytes_up"] = traffic.bytes_down, traffic.bytes_up
+        clock.spans += traffic.spans
+        if traffic.simulated_time is not None:
+            tail["simulated_time"] = traffic.simulated_time
+    tail["seconds"], tail["elapsed"] = clock.seconds, time.perf_counter() - began
+    return tail
 
 
 def _reduction(strategy: Strategy) -> str:
@@ -153,11 +152,6 @@ def _reduction(strategy: Strategy) -> str:
 def _sequence(messages: Iterable[Message]) -> Sequence[Message]:
     """Give messages that can be counted; those that are not made yet stay so."""
     return messages if isinstance(messages, Sequence) else list(messages)
-
-
-def _tell(listeners: Iterable[Listener], event: RoundEnd) -> None:
-    for listener in listeners:
-        listener.round_end(event)
 
 
 def _numbers(record: MetricRecord | None) -> dict[str, float]:

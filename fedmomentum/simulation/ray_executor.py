@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 
-from fedmomentum.simulation.executor import Lost, MakeWorker
+from fedmomentum.simulation.executor import Answer, Lost, MakeWorker
 from fedmomentum.simulation.ray_pool import RayPool
 
 ATTEMPTS = 3
@@ -37,6 +37,9 @@ class RayExecutor:
         self._owns_pool = pool is None
         self.pool = pool or RayPool(**settings)
         self._make = make
+        self._testing: _Test | None = None
+        self.broadcast_seconds = 0.0
+        """Seconds that the last broadcast took."""
         self._resident = tuple(ray.put(item) for item in resident)
         for actor in self.pool.actors:
             actor.build.remote(self._make, *self._resident)
@@ -55,11 +58,18 @@ class RayExecutor:
         deadline = None if timeout is None else time.monotonic() + timeout
         results: list[Any] = [None] * len(tasks)
         deaths = [0] * len(tasks)
+        began = time.perf_counter()
         broadcast = ray.put(payload)
+        self.broadcast_seconds = time.perf_counter() - began
         waiting = deque(range(len(tasks)))
         running: dict[Any, tuple[int, int]] = {}
         load = [0] * len(self.pool.actors)
+        busy = None if self._testing is None or self._testing.done() else self._testing.actor
+        if busy is not None:
+            load[busy] += 1  # it tests the last round's model
         while waiting or running:
+            if busy is not None and (self._testing is None or self._testing.done()):
+                load[busy], busy = load[busy] - 1, None
             self._hand_out(tasks, broadcast, waiting, running, load)
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             done, _ = ray.wait(list(running), num_returns=1, timeout=left)
@@ -67,7 +77,7 @@ class RayExecutor:
                 for position in [*waiting, *(position for _, position in running.values())]:
                     results[position] = Lost(f"no answer within the {timeout:g} s that the round waits", "late")
                 for actor in {actor for actor, _ in running.values()}:
-                    self._replace(actor)
+                    self.replace(actor)
                 break
             reference = done[0]
             actor, position = running.pop(reference)
@@ -77,10 +87,11 @@ class RayExecutor:
             except RayTaskError as error:
                 raise error.as_instanceof_cause() from None
             except (RayActorError, WorkerCrashedError) as error:
-                self._replace(actor)
+                self.replace(actor)
                 held = sorted([position, *(p for a, p in running.values() if a == actor)])
                 running = {r: (a, p) for r, (a, p) in running.items() if a != actor}
                 load[actor] = 0
+                busy = None if busy == actor else busy
                 deaths[held[0]] += 1  # tasks of an actor run in order: the first one held is the one that was running
                 if deaths[held[0]] >= ATTEMPTS:
                     results[held.pop(0)] = Lost(f"its worker died {ATTEMPTS} times ({type(error).__name__})")
@@ -104,8 +115,14 @@ class RayExecutor:
             load[actor] += 1
             running[self.pool.actors[actor].run.remote(tasks[position], broadcast)] = (actor, position)
 
-    def _replace(self, actor: int) -> None:
+    def replace(self, actor: int) -> None:
+        """Put a new worker in the place of one that is dead or given up."""
         self.pool.replace(actor).build.remote(self._make, *self._resident)
+
+    def test(self, task: Any, payload: Any) -> Answer:
+        """Let a worker test a model while the others, and then all of them, go on with the next round."""
+        self._testing = _Test(self, task, ray.put(payload))
+        return self._testing
 
     def ask(self, attribute: str) -> Any:
         """Give an attribute of the first worker."""
@@ -119,3 +136,39 @@ class RayExecutor:
         """End the pool where it is this executor's own."""
         if self._owns_pool:
             self.pool.close()
+
+
+class _Test:
+    """A test of a model that a worker carries out; another one does where that worker dies."""
+
+    def __init__(self, executor: RayExecutor, task: Any, payload: Any) -> None:
+        self._executor, self._task, self._payload = executor, task, payload
+        self.actor = len(executor.pool.actors) - 1  # the first ones get the largest blocks
+        self._start()
+
+    def _start(self) -> None:
+        self._handle = self._executor.pool.actors[self.actor]
+        self._answer = self._handle.test.remote(self._task, self._payload)
+
+    def done(self) -> bool:
+        """Say whether there is an answer."""
+        return bool(ray.wait([self._answer], timeout=0)[0])
+
+    def result(self) -> Any:
+        """Wait for the answer.
+
+        Raises:
+            Exception: whatever the test raised, or Ray where worker after worker dies of it.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return ray.get(self._answer)
+            except RayTaskError as error:
+                raise error.as_instanceof_cause() from None
+            except (RayActorError, WorkerCrashedError):
+                if attempt == ATTEMPTS:
+                    raise
+                if self._executor.pool.actors[self.actor] is self._handle:  # nobody has replaced it yet
+                    self._executor.replace(self.actor)
+                self._start()
+        raise AssertionError

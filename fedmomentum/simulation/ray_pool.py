@@ -39,6 +39,9 @@ class _Actor:
     def run(self, task: Any, payload: Any) -> Any:
         return self._worker.run(task, payload)
 
+    def test(self, task: Any, payload: Any) -> Any:
+        return self._worker.test(task, payload)
+
     def ask(self, attribute: str) -> Any:
         return getattr(self._worker, attribute)
 

@@ -74,3 +74,4 @@ def test_a_read_only_answer_is_not_written_to():
     for name, x in before.items():
         np.testing.assert_array_equal(a.mean["arrays"][name], x)
     assert Bundle((tasks(1)[0], None)).clients == (0,)
+    assert bundles([], 2) == []
