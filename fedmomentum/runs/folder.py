@@ -35,6 +35,8 @@ SCENARIO, RESOLVED = "scenario.yaml", "resolved.yaml"
 PARTITION = "partition.json"
 PROVENANCE, STATUS = "provenance.json", "status.json"
 METRICS, CLIENTS, FAILURES = "metrics.jsonl", "clients.jsonl", "failures.jsonl"
+DEPLOYMENT = "deployment.json"
+"""Of a run with real clients: which federation it went to, under what id, with which settings."""
 MODEL, PLOTS, ARMS = "model.safetensors", "plots", "arms"
 
 STATUSES = ("running", "finished", "interrupted", "failed")
