@@ -38,7 +38,8 @@ class Doomed(Worker):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_two_machines_and_then_one_give_the_bits_of_one_process(tmp_path):
+def test_two_machines_and_then_one_give_the_bits_of_one_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # a token of this user's would not be that of the cluster below
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     data, wanted = federation(), spec()
     here = simulate(fedavgm(), data=data, wanted=wanted, rounds=4, grid_options={"block_size": 2})
