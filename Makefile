@@ -11,10 +11,10 @@ BIN := $(abspath $(VENV))/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check lint types layers format farm bench rehearse docs build clean
+.PHONY: help run test check lint types layers format farm bench bench-peers rehearse docs build clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Variables: SCENARIO=file.yaml and ARGS='--set ...' for run; ARGS='-k name', WORKERS=0 (no parallel processes) and EXTRA=ci"
 	@echo "  (whatever a test can use) for test; PYTHON=, VENV="
 
@@ -49,11 +49,22 @@ farm: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev ## Run the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
 
+bench-peers: ## Set up other frameworks for the benchmarks, each in an environment of its own under .peers/ (2 GB)
+	@for peer in pfl fedjax jax; do \
+	  test -x .peers/$$peer/bin/python || $(PYTHON) -m venv .peers/$$peer; \
+	  .peers/$$peer/bin/python -m pip install --quiet --requirement benchmarks/peers/$$peer.txt || exit 1; \
+	done
+
 rehearse: $(VENV)/.installed ## Run a scenario on a SuperLink and SuperNodes on this machine: ARGS='--nodes 4 my.yaml'
 	$(BIN)/python -m fedmomentum.deployment.rehearsal $(ARGS)
 
-docs: $(VENV)/.installed-dev ## Write the pages of docs/ that come from the code
+docs: reference pictures ## Write what in docs/ comes from the code
+
+reference: $(VENV)/.installed-dev ## Only docs/scenarios.md
 	$(BIN)/python -m fedmomentum.scenario.reference > docs/scenarios.md
+
+pictures: $(VENV)/.installed-dev ## Only the pictures of docs/momentum.md, by running its scenarios (minutes); ARGS='--only spring'
+	$(BIN)/python -m fedmomentum.experiments.gallery docs/images $(ARGS)
 
 build: $(VENV)/.installed-dev ## Build the source archive and the wheel into dist/
 	rm -rf build dist

@@ -1,9 +1,11 @@
-"""Milliseconds a client and round on workload W, ours beside Flower's simulation and a bare torch loop, in one run.
+"""Milliseconds a client and round on workload W, ours beside other frameworks and a bare torch loop, in one run.
 
-``python -m benchmarks.engine [--models lin mlp cnn] [--repeats 1] [--json FILE]``. Every column runs in a process of
-its own; columns alternate within a repeat so that drift of the machine hits all of them. Reported: the median over
-rounds (the first two left out) and repeats; the ratio to the bare loop; the time from starting the process to the end
-of round 1; the peak of proportional memory (PSS) over all processes of the column.
+``python -m benchmarks.engine [--models lin mlp cnn] [--columns ...] [--repeats 1] [--json FILE]``. The columns of other
+frameworks but Flower need ``make bench-peers`` once; without it they are left out, and the table says so. Every column
+runs in a process of its own; columns alternate within a repeat so that drift of the machine hits all of them. Reported:
+the median over rounds (the first two left out) and repeats; ratios to the bare loop, to Flower and to the fastest other
+framework; the time from starting the process to the end of round 1; the peak of proportional memory (PSS) over all
+processes of the column.
 """
 
 from __future__ import annotations
@@ -26,15 +28,35 @@ from benchmarks.columns import COLUMNS
 from benchmarks.workload import CLIENTS, ROUNDS
 
 WARM_UP = 2
-"""Rounds left out of the medians: imports, first allocations."""
+"""Rounds left out of the medians: imports, first allocations, compilation."""
+
+PEERS = {
+    "pfl-research, 2 processes": (
+        *("pfl", "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "benchmarks.peers.pfl_processes"),
+    ),
+    "FedJAX, jit": ("fedjax", "-m", "benchmarks.peers.fedjax_jit"),
+    "JAX by hand, jit(vmap(scan))": ("jax", "-m", "benchmarks.peers.jax_vmap"),
+}
+"""Columns of other frameworks: environment, and the arguments of its Python before model and rounds."""
 
 
-def measure(column: str, model: str, rounds: int) -> dict[str, float]:
-    """Run one column in a process of its own."""
+def command(column: str, model: str, rounds: int) -> list[str] | None:
+    """Give the command of a column, or None where it is a peer that is not set up."""
+    if column not in PEERS:
+        return [sys.executable, "-m", "benchmarks.columns", column, model, str(rounds)]
+    environment, *program = PEERS[column]
+    python = Path(__file__).parents[1] / ".peers" / environment / "bin" / "python"
+    return [str(python), *program, model, str(rounds)] if python.exists() else None
+
+
+def measure(column: str, model: str, rounds: int) -> dict[str, float] | None:
+    """Run one column in a process of its own; None where it is a peer that is not set up."""
+    words = command(column, model, rounds)
+    if words is None:
+        return None
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "benchmarks.columns", column, model, str(rounds)]
     began = time.time()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     peak = _Peak(process.pid)
     out, err = process.communicate()
     memory = peak.stop()
@@ -82,7 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(ROUNDS), choices=list(ROUNDS))
-    parser.add_argument("--columns", nargs="+", default=list(COLUMNS), choices=list(COLUMNS), metavar="COLUMN")
+    parser.add_argument(
+        "--columns", nargs="+", default=[*COLUMNS, *PEERS], choices=[*COLUMNS, *PEERS], metavar="COLUMN"
+    )
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args(arguments)
@@ -91,7 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for model in options.models:
             for column in options.columns:
                 print(f"[{repeat + 1}/{options.repeats}] {model}: {column} ...", file=sys.stderr, flush=True)
-                found.setdefault(model, {}).setdefault(column, []).append(measure(column, model, ROUNDS[model]))
+                figures = measure(column, model, ROUNDS[model])
+                if figures is not None:
+                    found.setdefault(model, {}).setdefault(column, []).append(figures)
+    missing = [column for column in options.columns if command(column, "lin", 1) is None]
     rows = {
         model: {
             column: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
@@ -100,6 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for model, columns in found.items()
     }
     _print(rows)
+    if missing:
+        print(f"\nNot set up, and left out: {'; '.join(missing)}. Run 'make bench-peers' first.")
     if options.json:
         machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
         options.json.write_text(json.dumps({"machine": machine, "median": rows, "runs": found}, indent=2) + "\n")
@@ -107,15 +136,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print(rows: dict[str, dict[str, dict[str, float]]]) -> None:
-    print("| model | column | ms / client | / bare loop | Flower / this | first round s | total s | peak MiB |")
-    print("|---|---|---|---|---|---|---|---|")
+    heads = "model", "column", "ms / client", "/ bare loop", "Flower / this", "best peer / this"
+    print("| " + " | ".join([*heads, "first round s", "total s", "peak MiB"]) + " |")
+    print("|" + 9 * "---|")
     for model, columns in rows.items():
         bare = columns.get("bare torch loop, 1 thread", {}).get("ms_per_client", float("nan"))
         flower = columns.get("Flower simulation", {}).get("ms_per_client", float("nan"))
+        best = min((row["ms_per_client"] for name, row in columns.items() if name in PEERS), default=float("nan"))
         for column, row in columns.items():
             each = row["ms_per_client"]
             print(
-                f"| {model} | {column} | {each:.3f} | {each / bare:.2f} | {flower / each:.1f}x | "
+                f"| {model} | {column} | {each:.3f} | {each / bare:.2f} | {flower / each:.1f}x | {best / each:.2f}x | "
                 f"{row['first_round_s']:.1f} | {row['total_s']:.1f} | {row['peak_mib']:.0f} |"
             )
 

@@ -10,16 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-CLIENTS, EXAMPLES, BATCH, LR, MOMENTUM = 100, 100, 20, 0.01, 0.9
+from benchmarks.data import BATCH, CLIENTS, EXAMPLES, LR, MOMENTUM, ROUNDS, client_data
+
+__all__ = ["BATCH", "CLIENTS", "EXAMPLES", "LR", "MODELS", "MOMENTUM", "ROUNDS", "client_data", "network", "train"]
+
 MODELS = {"lin": "logistic", "mlp": "mlp", "cnn": "cnn_small"}
-ROUNDS = {"lin": 12, "mlp": 12, "cnn": 5}
-
-
-def client_data(client: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give the examples of one client: noise, and labels that depend on it, so that there is something to learn."""
-    rng = np.random.default_rng(client)
-    x = rng.standard_normal((EXAMPLES, 1, 28, 28), dtype=np.float32)
-    return x, (np.abs(x[:, 0, :5, :2].sum((1, 2))) % 10).astype(np.int64)
 
 
 def network(model: str) -> nn.Module:

@@ -17,7 +17,7 @@ from fedmomentum.data import FederatedData
 from fedmomentum.protocol import ARRAYS, GRADIENT_QUERY, METRICS, NUM_EXAMPLES, SERVER_ROUND
 from fedmomentum.trees import State
 
-_MEMORY = "fedmomentum."
+MEMORY = "fedmomentum."
 """Prefix of the records of a node's context that hold what its client keeps between rounds."""
 
 _TELL_SIZES = (NUM_EXAMPLES, "steps")
@@ -102,7 +102,7 @@ def respond(message: Message, context: Context, seat: Seat, kind: Literal["train
     Raises:
         ClientFailed: the client's training failed.
     """
-    content, client, drawer = message.content, seat.client, _MEMORY + seat.drawer
+    content, client, drawer = message.content, seat.client, MEMORY + seat.drawer
     config = next(iter(content.config_records.values()), ConfigRecord())
     task = BlockTask(
         index=0,

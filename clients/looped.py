@@ -20,6 +20,7 @@ from fedmomentum.clients.fused import fused_sgd
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.norm import batch_norms, norm_tensors
+from fedmomentum.clients.precision import layers, wide
 from fedmomentum.clients.rules import own_noise
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.models.objective import losses
@@ -149,7 +150,9 @@ class LoopedTrainer:
             xb, yb = network.inputs(x.index_select(0, chosen)), y.index_select(0, chosen)
             for p in self._params:
                 p.grad = None
-            loss = losses(network.module(xb), yb).mean()
+            with layers(self.spec.precision, self.spec.device):
+                outputs = network.module(xb)
+            loss = losses(wide(outputs, self.spec.precision), yb).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             if self.watch is not None:
                 self.watch.step(client, step, len(rows))
@@ -188,8 +191,10 @@ class LoopedTrainer:
         statistics = {n: b.clone() for n, b in self.network.buffers.items()}
         leaves = {n: t.detach().requires_grad_() for n, t in point.items()}
         with torch.enable_grad():
-            outputs: Any = functional_call(self.network.module, statistics | leaves, (xb,))
-            grads = torch.autograd.grad(losses(outputs, yb).mean(), list(leaves.values()), allow_unused=True)
+            with layers(self.spec.precision, self.spec.device):
+                outputs: Any = functional_call(self.network.module, statistics | leaves, (xb,))
+            loss = losses(wide(outputs, self.spec.precision), yb).mean()
+            grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         return {n: g if g is not None else torch.zeros_like(leaves[n]) for n, g in zip(leaves, grads, strict=True)}
 
     def _full_gradient(self, point: Tree, client: int, examples: Examples) -> Tree:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fedmomentum.clients.measuring import Adapt, Measure
 
 Vectorize = Literal["auto", "on", "off"]
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class ClientSpec:
         batch_norm: what becomes of batch norm, see :data:`fedmomentum.clients.norm.Policy`.
         measure: what is measured beside the training; nothing unless it names probes.
         adapt: hyperparameters that each client sets from its own curvature; ``optimizer`` then holds the largest ones.
+        precision: of the layers, see :mod:`fedmomentum.clients.precision`.
         threads: torch threads of a worker; results depend on it, so it is fixed and never a matter of load.
 
     Raises:
@@ -62,6 +64,7 @@ class ClientSpec:
     vectorize: Vectorize = "auto"
     device: str = "cpu"
     threads: int = 1
+    precision: Precision = "float32"
     clip_norm: float | None = None
     batch_norm: Literal["average", "local", "freeze"] = "average"
     method: str = "local_sgd"

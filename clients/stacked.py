@@ -21,6 +21,7 @@ from fedmomentum.clients.fused import HeavyBall, heavy_ball
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.looped import FULL_BATCH
 from fedmomentum.clients.network import Network
+from fedmomentum.clients.precision import layers, wide
 from fedmomentum.clients.rules import own_noise
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.models.objective import losses
@@ -59,8 +60,9 @@ class StackedTrainer:
         self._classes = spec.model.classes
 
     def _loss(self, params: Tree, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        outputs: Any = functional_call(self.network.module, params, (x,))
-        return (losses(outputs, y) * weight).sum() / weight.sum()
+        with layers(self.spec.precision, self.spec.device):
+            outputs: Any = functional_call(self.network.module, params, (x,))
+        return (losses(wide(outputs, self.spec.precision), y) * weight).sum() / weight.sum()
 
     def train(self, task: BlockTask, records: Records, examples: Examples, factor: float) -> Collector:
         """Train every client of the block from the same global model.

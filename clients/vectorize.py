@@ -60,6 +60,16 @@ def choose(model: nn.Module, setting: Vectorize, device: str) -> tuple[bool, str
 
 def training_path(network: Network, spec: ClientSpec) -> str:
     """Say in words which code trains the clients of a spec, for the run folder."""
+    words = _training_path(network, spec)
+    if spec.precision == "float32":
+        return words
+    served = spec.precision == "tf32" or "autograd" in words
+    return (
+        f"{words}; layers in {spec.precision}" if served else f"{words}; in float32: {spec.precision} is for autograd"
+    )
+
+
+def _training_path(network: Network, spec: ClientSpec) -> str:
     module, hyper = network.module, {k: v for k, v in spec.optimizer.items() if k != "name"}
     if not choose(module, spec.vectorize, spec.device)[0]:
         names, params = list(network.params), list(network.params.values())

@@ -22,6 +22,7 @@ from fedmomentum.clients.local import LocalUpdate
 from fedmomentum.clients.looped import NORM, LoopedTrainer
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
+from fedmomentum.clients.precision import adopt
 from fedmomentum.clients.rules import make_client_rule
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.clients.stacked import StackedTrainer
@@ -43,6 +44,7 @@ class Worker:
     def __init__(self, spec: ClientSpec, data: FederatedData) -> None:
         """Build the network once; it is reused by every client and round."""
         torch.set_num_threads(spec.threads)
+        adopt(spec.precision, spec.device)
         self.spec = spec
         self.network = Network(spec.model, spec.device)
         self.examples = Examples(data, spec.device)

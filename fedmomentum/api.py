@@ -12,7 +12,7 @@ from fedmomentum.course import Course, Result
 from fedmomentum.errors import UserError
 from fedmomentum.events import Listener
 from fedmomentum.runs import RunFolder, load_run
-from fedmomentum.runs.folder import RESOLVED
+from fedmomentum.runs.folder import DEPLOYMENT, RESOLVED
 from fedmomentum.runs.resuming import not_shortened, same_science
 
 __all__ = ["Result", "course", "resume", "run"]
@@ -89,6 +89,8 @@ def resume(
         return resume_sweep(folder, overrides=overrides)
     if was.arm or not (folder / RESOLVED).exists():
         raise UserError(f"{folder}: not the folder of a whole run (it has no {RESOLVED}); give the run's own folder")
+    if (folder / DEPLOYMENT).exists():
+        raise UserError(f"{folder}: its clients are real; go on with: fedmomentum deploy --resume {folder}")
     loaded = scenarios.load(folder / RESOLVED, list(overrides))
     same_science(was, loaded.resolved())
     not_shortened(was, {arm.name: arm.scenario.rounds for arm in loaded.arms if hasattr(arm.scenario, "rounds")})

@@ -21,6 +21,7 @@ from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.norm import batch_norms
+from fedmomentum.clients.precision import check as check_precision
 from fedmomentum.clients.rules import make_client_rule
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.vectorize import choose, training_path
@@ -30,6 +31,7 @@ from fedmomentum.errors import UserError
 from fedmomentum.events import Span
 from fedmomentum.optim import make_rule
 from fedmomentum.optim.schedules import make_schedule
+from fedmomentum.predicting import Predicting, build_predicting
 from fedmomentum.protocol import ARRAYS
 from fedmomentum.simulation import flower
 from fedmomentum.simulation.executor import Answer, Executor, InlineExecutor
@@ -65,6 +67,7 @@ class Federation:
     network: Network
     strategy: Strategy
     faults: Faults
+    predicting: Predicting | None = None
 
     def initial_arrays(self) -> ArrayRecord:
         """Give the model that the rounds start from; it depends on the seed alone."""
@@ -72,12 +75,21 @@ class Federation:
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> dict[str, float] | None:
         """Give loss and accuracy on the central test set, in the rounds that are to be evaluated."""
+        judge = self.predicting
+        if judge is not None and server_round > 0:
+            judge.take(server_round, {n: torch.from_numpy(a.copy()) for n, a in flower.to_arrays(arrays).items()})
         if not self.evaluated_in(server_round):
             return None
-        return test_centrally(self._central(server_round), self._judged(arrays), self.network, self.data)
+        found = test_centrally(self._central(server_round), self._judged(arrays), self.network, self.data)
+        return found if judge is None else found | judge.metrics()
 
     def evaluation(self, executor: Executor) -> Callable[[int, ArrayRecord], Evaluation | None]:
-        """Give what tests a model on a worker, where there are workers, while the next round goes on."""
+        """Give what tests a model on a worker, where there are workers, while the next round goes on.
+
+        Draws of a posterior stay on the server, which judges them itself.
+        """
+        if self.predicting is not None:
+            return self.evaluate
 
         def test(server_round: int, arrays: ArrayRecord) -> Evaluation | None:
             if not self.evaluated_in(server_round):
@@ -168,6 +180,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         vectorize=scenario.engine.vectorize,
         device=device,
         threads=scenario.engine.threads,
+        precision=scenario.engine.precision,
     )
 
 
@@ -393,6 +406,7 @@ def build(
     spec = build_spec(scenario, data, choose_device(scenario))
     network = Network(spec.model, spec.device)
     choose(network.module, spec.vectorize, spec.device)
+    check_precision(spec.precision, spec.device)
     strategy = build_strategy(scenario, data, network)
     spec = with_client_half(spec, scenario, strategy)
     for path, asked in (
@@ -403,7 +417,8 @@ def build(
     ):
         if asked and not batch_norms(network.module):
             raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
-    return Federation(scenario, data, checksum, spec, network, strategy, build_faults(scenario, data.clients))
+    faults, judge = build_faults(scenario, data.clients), build_predicting(scenario, data, network, datasets)
+    return Federation(scenario, data, checksum, spec, network, strategy, faults, judge)
 
 
 def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: Strategy) -> ClientSpec:

@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedmomentum.course import Course, Rows, StoppedError
+from fedmomentum.errors import UserError
 from fedmomentum.events import End, Listener, Start
 from fedmomentum.interrupts import StopAfterRound
 from fedmomentum.runs import RunFolder, load_run
@@ -62,8 +63,16 @@ class Running(Course):
         self._lent = actors is not None
         self.actors = actors or Actors()
 
+    simulates: ClassVar[bool] = True
+    """Whether clients are simulated here, on data that are here."""
+
     def prepare(self) -> Mapping[str, str]:
         """Build every arm, while Ray comes up where it is wanted."""
+        for arm in self.loaded.arms:
+            if self.simulates and _federated(arm).data.name == "private":
+                raise UserError(
+                    "data 'private' lie with the clients: fedmomentum deploy runs this scenario (docs/deploy.md)"
+                )
         engines = self.ray()
         for engine in engines[:1]:  # before anything heavy is imported: the actors come up meanwhile
             self.actors.start(engine)
@@ -124,6 +133,8 @@ class Running(Course):
         arrays = federation.initial_arrays()
         if start is not None:
             arrays = start.restore(federation.strategy, grid, arrays)
+            if federation.predicting is not None and "more" in start.state:
+                federation.predicting.load_state_dict(start.state["more"])
         first_round = 1 if start is None else start.round + 1
         listeners = [*self.listeners, Rows(rows)]
         facts = {**federation.facts(), **facts}
@@ -140,7 +151,7 @@ class Running(Course):
             last = server_round == rounds
             if self.checkpoint_due(federation, server_round) or last or self.stop.asked:
                 elapsed = float(rows[-1].get("elapsed", 0.0)) if rows else 0.0
-                if not checkpoints.save(server_round, new, federation.strategy, grid, elapsed):
+                if not checkpoints.save(server_round, new, federation.strategy, grid, elapsed, federation.predicting):
                     self.warn(
                         "the state of this strategy is unknown (it has no state_dict()): no checkpoints, so a stopped "
                         "run cannot go on"
@@ -179,6 +190,8 @@ class Running(Course):
             lenient = suppress(NotWrittenError) if status == "failed" else nullcontext()
             with lenient:
                 checkpoints.export(latest[0], done)
+                if federation.predicting is not None:
+                    federation.predicting.save(folder.path)
             for listener in listeners:
                 with lenient:
                     listener.end(End(status, done, arm.name, message))
@@ -186,7 +199,7 @@ class Running(Course):
     def draw(self) -> None:
         """Draw the metrics over rounds, and write down (and draw) who holds what."""
         from fedmomentum.data import summarise
-        from fedmomentum.report import draw_outcome, draw_partition, draw_probes
+        from fedmomentum.report import draw_outcome, draw_partition, draw_probes, draw_reliability
 
         question = self.loaded.scenario.question or self.result.name
         if self.pictures:
@@ -194,6 +207,9 @@ class Running(Course):
         columns = {key for rows in self.result.arms.values() for row in rows for key in row}
         if self.pictures and any(key.startswith("probe_") for key in columns):
             draw_probes(load_run(self.folder.path), folder=self.folder.plots, question=question)
+        if self.pictures:
+            places = {arm.name: self.folder.arm(arm.name).path for arm in self.loaded.arms}
+            draw_reliability(places, folder=self.folder.plots, question=question)
         splits: dict[str, list[str]] = {}
         for arm, federation in self.federations.items():
             if federation.data.y.ndim == 1:

@@ -16,6 +16,7 @@ from fedmomentum.runs import load_run
 if TYPE_CHECKING:
     from fedmomentum.api import Result
 
+RESUMPTION = "fedmomentum deploy --resume"
 FLAGS = ("clients", "least", "node_timeout", "round_timeout", "exclude_after", "send_model")
 """Flags that are settings of the run config, where they are given."""
 
@@ -38,7 +39,8 @@ def command(args: argparse.Namespace) -> int:
         return deploy(loaded, args.federation, settings=settings, out=args.out, listeners=[listener], say=_say(args))
 
     title = loaded.scenario.question or loaded.scenario.name
-    return carry_out(args, title, [arm.name for arm in loaded.arms], go, out=args.out)
+    arms = [arm.name for arm in loaded.arms]
+    return carry_out(args, title, arms, go, out=args.out, resumption=RESUMPTION)
 
 
 def _resume(args: argparse.Namespace) -> int:
@@ -57,7 +59,7 @@ def _resume(args: argparse.Namespace) -> int:
         )
 
     title = str(run.scenario.get("question") or run.name)
-    return carry_out(args, title, list(run.arms) or [""], go, out=str(run.path.parent))
+    return carry_out(args, title, list(run.arms) or [""], go, out=str(run.path.parent), resumption=RESUMPTION)
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
@@ -65,5 +67,8 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _say(args: argparse.Namespace) -> Callable[[str], None]:
-    stream = sys.stderr if args.json else sys.stdout
-    return (lambda text: None) if args.quiet else (lambda text: print(text, file=stream, flush=True))
+    def say(text: str) -> None:
+        # looked up anew: a live panel puts itself in the place of sys.stdout
+        print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
+
+    return (lambda text: None) if args.quiet else say

@@ -38,7 +38,13 @@ def command(args: argparse.Namespace) -> int:
 
 
 def carry_out(
-    args: argparse.Namespace, title: str, arms: Sequence[str], go: Callable[[Progress], Result], *, out: str
+    args: argparse.Namespace,
+    title: str,
+    arms: Sequence[str],
+    go: Callable[[Progress], Result],
+    *,
+    out: str,
+    resumption: str = "fedmomentum resume",
 ) -> int:
     """Run (or go on), show progress on the way and what came of it at the end; give the exit code."""
     if not args.debug:
@@ -51,11 +57,11 @@ def carry_out(
         except BaseException:
             say_what_was_kept(out)
             raise
-    return report_result(args, result)
+    return report_result(args, result, resumption)
 
 
-def report_result(args: argparse.Namespace, result: Result) -> int:
-    """Print what a run gave, for people or as JSON; give the exit code."""
+def report_result(args: argparse.Namespace, result: Result, resumption: str = "fedmomentum resume") -> int:
+    """Print what a run gave, for people or as JSON; give the exit code. ``resumption`` is the command to go on with."""
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if args.json:
@@ -63,7 +69,7 @@ def report_result(args: argparse.Namespace, result: Result) -> int:
     else:
         print("\n".join(final_lines(result)))
         if result.status == "interrupted":
-            print(f"go on with:  fedmomentum resume {result.folder}")
+            print(f"go on with:  {resumption} {result.folder}")
     if result.status == "interrupted":
         return INTERRUPTED
     if result.status == "failed":

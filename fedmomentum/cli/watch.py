@@ -21,6 +21,7 @@ from fedmomentum.report.growing import Growing
 from fedmomentum.report.numbers import duration, real
 from fedmomentum.runs import Run, load_run
 from fedmomentum.runs.folder import METRICS
+from fedmomentum.runs.process import at_work
 
 PATIENCE = 60.0
 """Seconds without a sign of life after which a run whose process is not on this machine is given up."""
@@ -73,7 +74,7 @@ class Follower:
                 last = now()
             if status.get("status", "running") != "running":
                 return False
-            if now() - last > PATIENCE and not _alive(status.get("pid")):
+            if now() - last > PATIENCE and not at_work(status):
                 return True
             self._sleep(pause)
 
@@ -154,7 +155,7 @@ def _with_claims(run: Run) -> Run:
     """Wait for the claims of a run that has some, as long as its process is there to check them."""
     until = time.monotonic() + CLAIMS
     while run.scenario.get("expect") and "expectations" not in run.status and time.monotonic() < until:
-        if not _alive(run.status.get("pid")):
+        if not at_work(run.status):
             break
         time.sleep(0.2)
         run = Run(run.path, run.arm)
@@ -177,16 +178,3 @@ def _status(run: Run) -> dict[str, Any]:
 def _whole(value: object) -> int:
     number = real(value)
     return int(number) if 0 <= number < math.inf else 0
-
-
-def _alive(pid: object) -> bool:
-    """Tell whether there is such a process on this machine."""
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # there is one, and it is someone else's
-        return True
-    return True

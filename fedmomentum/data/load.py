@@ -10,6 +10,7 @@ from fedmomentum.data.dataset import Dataset
 from fedmomentum.data.digits import digits
 from fedmomentum.data.fashion_mnist import fashion_mnist
 from fedmomentum.data.npz import npz
+from fedmomentum.data.private import private
 from fedmomentum.data.synthetic import synthetic
 from fedmomentum.data.text import text
 
@@ -17,6 +18,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
     "fashion_mnist": fashion_mnist,
     "npz": npz,
+    "private": private,
     "synthetic": synthetic,
     "text": text,
 }

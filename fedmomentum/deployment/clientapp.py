@@ -6,7 +6,7 @@ need is not imported.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from fedmomentum.deployment.node import Node
 from fedmomentum.deployment.terms import ANSWER, Answer, Terms
 from fedmomentum.errors import UserError
-from fedmomentum.protocol import GRADIENT_QUERY
+from fedmomentum.protocol import GRADIENT_QUERY, SERVER_ROUND
 
 app = ClientApp()
 
@@ -49,11 +49,21 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _work(message: Message, context: Context, kind: Literal["train", "evaluate", "gradient"]) -> Message:
     from fedmomentum.build import build
-    from fedmomentum.clients.app import Seat, respond
+    from fedmomentum.clients.app import MEMORY, Seat, respond
     from fedmomentum.clients.worker import Worker
+    from fedmomentum.deployment.memory import Memory
 
     terms = Terms.of(message.content)
     node = Node(context.node_config, context.run_config, terms)
     federation = build(node.scenario, data=node.data(terms.client))
     worker = Worker(federation.spec, federation.data)
-    return respond(message, context, Seat(worker, terms.client, node.counts, f"{terms.arm}/"), kind)
+    drawer = f"{terms.arm}/"
+    memory = Memory(node.state, terms, MEMORY + drawer) if node.state else None
+    config = next(iter(message.content.config_records.values()))
+    server_round = int(cast(int, config.get(SERVER_ROUND, 1)))
+    if memory is not None:
+        memory.recall(context.state, server_round)
+    reply = respond(message, context, Seat(worker, terms.client, node.counts, drawer), kind)
+    if memory is not None and kind == "train":
+        memory.keep(context.state, server_round)
+    return reply

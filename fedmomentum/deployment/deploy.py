@@ -18,14 +18,12 @@ from fedmomentum.errors import UserError
 from fedmomentum.events import Listener
 from fedmomentum.runs import Recorder, RunFolder, load_run, provenance
 from fedmomentum.runs.atomic import read_json, write_json
-from fedmomentum.runs.folder import RESOLVED
+from fedmomentum.runs.folder import DEPLOYMENT, RESOLVED
 from fedmomentum.runs.resuming import claim, release, same_science
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import LoadedScenario
 
-DEPLOYMENT = "deployment.json"
-"""File of a run folder: where the run went, and under what id."""
 PATIENCE = 120.0
 """Seconds for which a SuperLink may be away while a run is followed."""
 
@@ -216,7 +214,8 @@ def _status(following: Following, ended: str, details: str) -> str:
 
 
 def _reasons(lines: Sequence[str]) -> list[str]:
-    return [line for line in lines if "Error" in line or "error" in line][-3:]
+    """Give the last lines that say what an error was; boxes around the word alone do not."""
+    return [line for line in lines if "error" in line.lower() and "─" not in line][-3:]
 
 
 def _finish(loaded: LoadedScenario, following: Following, status: str) -> None:

@@ -1,7 +1,8 @@
 """What a SuperNode's config says, and which data that is: its own, or a part of the scenario's for a rehearsal.
 
 The keys of the node config are ``data`` (a file or folder, see :func:`fedmomentum.data.own.read_own`), ``partition-id``
-and ``num-partitions`` as in any Flower app, and ``report-counts`` (``false`` keeps the number of examples secret).
+and ``num-partitions`` as in any Flower app, ``report-counts`` (``false`` keeps the number of examples secret), and
+``state`` (a folder for what the client keeps between rounds, see :mod:`fedmomentum.deployment.memory`).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Node:
         self.partition: int = _value(config, "partition-id", int, -1)
         self.partitions: int = _value(config, "num-partitions", int, -1)
         self.place: str = _value(config, "data", str, "")
+        self.state: str = _value(config, "state", str, "")
         self.counts: bool = _value(config, "report-counts", bool, True)
         self.scenario = _scenario(run_config, terms)
 
@@ -49,6 +51,8 @@ class Node:
         if not self.place:
             if self.partition < 0:
                 raise UserError("node config: neither 'data' nor 'partition-id' says what this node trains on")
+            if scenario.data.name == "private":
+                raise UserError("node config: 'data' is missing; the scenario has no data of its own")
             data = build_data(scenario)[0]
             if self.partition >= data.clients:
                 raise UserError(

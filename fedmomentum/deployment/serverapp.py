@@ -85,6 +85,8 @@ def kept(loaded: LoadedScenario) -> LoadedScenario:
 class Serving(Running):
     """A run whose clients are real: the same loop, checkpoints and run folder, another grid."""
 
+    simulates = False
+
     def __init__(self, loaded: LoadedScenario, settings: Settings, grid: Grid, announcer: Announcer) -> None:
         """Take the scenario, Flower's grid, and who is told of what happens."""
         self.settings, self.flower, self.announcer = settings, grid, announcer
@@ -123,19 +125,28 @@ class Serving(Running):
             dtype=str(data.x.dtype),
             classes=data.classes,
         )
+        expected = settings.clients or data.clients
         self._roster = Roster(
             self.flower,
             terms,
-            expected=settings.clients or data.clients,
+            expected=expected,
             least=settings.least,
             partitions=data.clients,
             timeout=settings.node_timeout,
             exclude_after=settings.exclude_after,
             say=self.announcer.say,
         )
+        facts: dict[str, object] = {"engine": "deployed", "clients": expected}
+        if federation.scenario.data.name == "private":
+            if not settings.clients:
+                raise UserError("data 'private': say how many clients there are, with --clients (clients)")
+            facts["train_examples"] = "with the clients"
         weigh = partial(self._weigh, federation.strategy, self._roster)
         grid = DeployedGrid(self._roster, timeout=settings.round_timeout, arrived=weigh)
-        return grid, {"engine": "deployed"}
+        return grid, facts
+
+    def draw(self) -> None:
+        """Draw nothing: whoever follows the run does."""
 
     def _weigh(self, strategy: Strategy, roster: Roster) -> None:
         """Count every client alike where one does not tell how many examples it has."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from fedmomentum.events import End, Failure, RoundEnd, Start
+from fedmomentum.events import End, Failure, RoundEnd, Span, Start
 from fedmomentum.runs.folder import MODEL, RunFolder
 
 MARK = "fedmomentum-event "
@@ -148,7 +148,9 @@ def as_start(values: Mapping[str, Any]) -> Start:
 
 def as_round(values: Mapping[str, Any]) -> RoundEnd:
     """Give the event that a round is done."""
-    return RoundEnd(**{**values, "failures": tuple(Failure(**failure) for failure in values["failures"])})
+    failures = tuple(Failure(**failure) for failure in values["failures"])
+    spans = tuple(Span(**span) for span in values["spans"])
+    return RoundEnd(**{**values, "failures": failures, "spans": spans})
 
 
 def as_end(values: Mapping[str, Any]) -> End:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from fedmomentum.errors import UserError
 from fedmomentum.runs.atomic import NotWrittenError, write_json, write_text, writing
 from fedmomentum.runs.checks import read_status
+from fedmomentum.runs.process import this_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,8 @@ SCENARIO, RESOLVED = "scenario.yaml", "resolved.yaml"
 PARTITION = "partition.json"
 PROVENANCE, STATUS = "provenance.json", "status.json"
 METRICS, CLIENTS, FAILURES = "metrics.jsonl", "clients.jsonl", "failures.jsonl"
+DEPLOYMENT = "deployment.json"
+"""Of a run with real clients: which federation it went to, under what id, with which settings."""
 MODEL, PLOTS, ARMS = "model.safetensors", "plots", "arms"
 
 STATUSES = ("running", "finished", "interrupted", "failed")
@@ -90,7 +93,7 @@ class RunFolder:
         folder = cls(path)
         write_text(path / SCENARIO, scenario_text)
         folder.write_resolved(resolved)
-        folder.set_status("running", name=name, hash=hash, rounds_done=0, started=_now(), pid=os.getpid())
+        folder.set_status("running", name=name, hash=hash, rounds_done=0, started=_now(), **this_process())
         return folder
 
     def arm(self, name: str) -> RunFolder:
@@ -108,7 +111,7 @@ class RunFolder:
                 path = _make_new(self.path / ARMS, slug(name))
             self.set_status(arms=known | {name: path.relative_to(self.path).as_posix()})
             arm = RunFolder(path, name)
-            arm.set_status("running", arm=name, rounds_done=0, started=_now(), pid=os.getpid())
+            arm.set_status("running", arm=name, rounds_done=0, started=_now(), **this_process())
             return arm
         return RunFolder(self.path / known[name], name)
 

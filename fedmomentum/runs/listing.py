@@ -13,6 +13,7 @@ from typing import Any
 
 from fedmomentum.errors import UserError
 from fedmomentum.runs.folder import METRICS
+from fedmomentum.runs.process import at_work
 from fedmomentum.runs.read import Run, list_runs
 from fedmomentum.runs.settings import arms_of, flat, merge
 
@@ -117,7 +118,7 @@ def entry(run: Run) -> Entry:
             asked = planned(run.scenario) or asked
         except UserError as error:
             problem = problem or str(error)
-    if kind == "running" and _since(updated) > SILENT and not alive(status.get("pid")):
+    if kind == "running" and _since(updated) > SILENT and not at_work(status):
         kind = "running?"
     ended = status.get("ended") or (None if kind == "running" else updated)
     seconds = _since(str(status.get("started", "")), ended)
@@ -151,19 +152,6 @@ def disk_usage(folder: str | os.PathLike[str]) -> int:
     except OSError:
         pass
     return total
-
-
-def alive(pid: object) -> bool:
-    """Say whether a process of this number is there."""
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except PermissionError:  # someone else's, but there
-        return True
-    except (OSError, OverflowError):
-        return False
-    return True
 
 
 def _height(value: float | None) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedmomentum.errors import UserError
 from fedmomentum.runs.folder import PROVENANCE, RunFolder
+from fedmomentum.runs.process import at_work, this_process
 from fedmomentum.runs.read import Run
 
 FREE = ("rounds", "steps", "animation", "engine", "checkpoint", "question", "expect", "trackers")
@@ -82,9 +83,8 @@ def claim(folder: RunFolder, checksums: Mapping[str, str], resolved: Mapping[str
         UserError: another process is at it, or the data are not those that the run began with.
     """
     status = folder.status()
-    pid = status.get("pid")
-    if status.get("status") == "running" and isinstance(pid, int) and pid > 0 and pid != os.getpid() and _alive(pid):
-        raise UserError(f"{folder.path}: process {pid} is running it; wait for it to end, or stop it first")
+    if status.get("status") == "running" and status.get("pid") != os.getpid() and at_work(status):
+        raise UserError(f"{folder.path}: process {status['pid']} is running it; wait for it to end, or stop it first")
     known = Run(folder.path).provenance.get("data") or {}
     if not isinstance(known, dict) or not all(isinstance(checksum, str) for checksum in known.values()):
         raise UserError(f"{folder.path / PROVENANCE}: data is not what it was written as: names and their checksums")
@@ -95,20 +95,10 @@ def claim(folder: RunFolder, checksums: Mapping[str, str], resolved: Mapping[str
                 f"it is {checksum[:12]}). Give it the same data, or start a new run."
             )
     folder.write_resolved(resolved)
-    folder.set_status("running", pid=os.getpid(), resumed=int(status.get("resumed", 0)) + 1)
+    folder.set_status("running", **this_process(), resumed=int(status.get("resumed", 0)) + 1)
 
 
 def release(folder: RunFolder) -> None:
     """Say that no process is at a run folder any more."""
     if folder.status().get("status") == "running":
         folder.set_status("failed")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True

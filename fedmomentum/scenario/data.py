@@ -227,6 +227,30 @@ class Npz(DataBlock):
     natural = True
 
 
+class Private(DataBlock):
+    """Data that only the clients have: for `fedmomentum deploy`, where each node names its own (docs/deploy.md)."""
+
+    name: Literal["private"]
+    shape: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)] = Field(
+        description="of one example, such as [1, 28, 28] for a grey image"
+    )
+    classes: Annotated[int, Field(ge=2)] = Field(description="number of classes")
+    symbols: bool = Field(default=False, description="an example is made of whole numbers that stand for symbols")
+    test: str | None = Field(
+        default=None, min_length=1, description="the server's test set, a file or folder as for a client; null: none"
+    )
+    partition: Partition = Field(default=Natural(name="natural"), description="clients have what they have: natural")
+    natural = True
+
+    def misfits(self) -> Iterator[Misfit]:
+        """Refuse to split what only clients have."""
+        yield from super().misfits()
+        if self.partition.name != "natural":
+            yield Misfit(("partition", "name"), "clients have what they have, which cannot be split; leave it out")
+        if any(self.shift.model_dump().values()):
+            yield Misfit(("shift",), "private data are as they are; leave it out")
+
+
 class Text(DataBlock):
     """Your own text file, as sequences of characters of which each predicts the next."""
 
@@ -253,7 +277,7 @@ class Text(DataBlock):
         yield from _too_many(self.partition, self.groups, "groups")
 
 
-Data: TypeAlias = Annotated[Digits | FashionMnist | Synthetic | Npz | Text, ByName()]
+Data: TypeAlias = Annotated[Digits | FashionMnist | Synthetic | Npz | Private | Text, ByName()]
 
 
 def _too_many(partition: Partition, there_are: int, setting: str) -> Iterator[Misfit]:

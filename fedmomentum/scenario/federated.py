@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fedmomentum.scenario.block import Misfit
 from fedmomentum.scenario.client import Client
-from fedmomentum.scenario.data import Data
+from fedmomentum.scenario.data import Data, Private
 from fedmomentum.scenario.model import Model
 from fedmomentum.scenario.participation import Participation, Uniform
 from fedmomentum.scenario.running import Checkpoint, Engine, Evaluate
@@ -47,6 +47,13 @@ class FederatedScenario(Scenario):
                 ("evaluate", "clients"),
                 "clients have nothing to test on: set data.validation to the fraction they keep for it, such as 0.1",
             )
+        if isinstance(self.data, Private):
+            if self.evaluate.every and self.data.test is None:
+                yield Misfit(
+                    ("evaluate", "every"), "the server has nothing to test on: set it to 0, or data.test to a test set"
+                )
+            if self.evaluate.recalibrate:
+                yield Misfit(("evaluate", "recalibrate"), "the server has no examples: leave it out")
         for block, key in ((self.client, "lr_schedule"), (self.strategy, "step_schedule")):
             schedule = getattr(block, key, None)
             if schedule is not None and schedule.warmup >= self.rounds:

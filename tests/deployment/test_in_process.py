@@ -7,8 +7,12 @@ import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord
 from safetensors.torch import load_file
 
+from fedmomentum import scenario as scenarios
+from fedmomentum.course import Result
+from fedmomentum.data import load
+from fedmomentum.deployment.deploy import Following
 from fedmomentum.errors import UserError
-from fedmomentum.runs import load_run
+from fedmomentum.runs import Recorder, RunFolder, load_run
 from tests.deployment.net import Node, nodes, serve, simulate
 from tests.end_to_end.tiny import same_models, write
 
@@ -25,8 +29,10 @@ def split(clients):
     return {"name": "digits", "partition": {"name": "dirichlet_per_class", "clients": clients, "alpha": 0.5}}
 
 
-def scenario(folder, clients=3, **changes):
-    return write(folder, **{"rounds": 2, "data": split(clients), "participation": ALL, "engine": ALONE, **changes})
+def scenario(folder, clients=3, file="scenario.yaml", **changes):
+    return write(
+        folder, file, **{"rounds": 2, "data": split(clients), "participation": ALL, "engine": ALONE, **changes}
+    )
 
 
 STRATEGIES = [
@@ -87,6 +93,28 @@ def test_going_on_gives_the_bits_of_a_run_that_never_stopped(tmp_path):
     second, _ = serve(path, here, run="tiny/one", resume=True)
     assert [row["round"] for row in second.metrics] == [0, 1, 2]
     assert same_models(second.folder, simulate(path, tmp_path / "runs").folder)
+
+
+def test_with_a_state_folder_control_variates_outlive_the_server_and_the_nodes(tmp_path):
+    """A round that the dead server had asked for is asked for again: each client goes on from before it."""
+    path = scenario(tmp_path, strategy={"name": "scaffold"}, rounds=3)
+    state = str(tmp_path / "state")
+
+    class Dies(Exception):
+        pass
+
+    def die():
+        raise Dies
+
+    here = nodes(3, state=state)
+    with pytest.raises(Dies):  # after round 2 was trained and before it was kept
+        serve(path, here, run="tiny/one", listeners=[After(2, die)])
+    result, _ = serve(path, nodes(3, state=state), run="tiny/one", resume=True)  # fresh nodes: their contexts are empty
+    assert [row["round"] for row in result.metrics] == [0, 1, 2, 3]
+    assert same_models(result.folder, simulate(path, tmp_path / "runs").folder)
+    forgetful, _ = serve(path, nodes(3), run="tiny/two", set="rounds=1")
+    forgetful, _ = serve(path, nodes(3), run="tiny/two", resume=True)
+    assert not same_models(forgetful.folder, result.folder)
 
 
 def test_a_server_does_not_go_on_with_what_it_does_not_have_or_with_another_scenario(tmp_path):
@@ -255,7 +283,52 @@ def test_what_only_a_simulation_can_do_is_refused(tmp_path, name):
 
     setting = {"dropout": 0.5, "stragglers": {"deadline": 1.0}}[name]
     path = scenario(tmp_path, participation={**ALL, name: setting})
-    from fedmomentum import scenario as scenarios
-
     with pytest.raises(UserError, match=f"participation.{name}"):
         kept(scenarios.load(path))
+
+
+def test_a_server_that_has_no_data_trains_on_what_clients_have(tmp_path):
+    """Five clients with files of their own, no test set: the weights of the simulation with one client a file."""
+    digits = load("digits")
+    (tmp_path / "clients").mkdir()
+    here = []
+    for client in range(5):
+        mine = slice(100 * client, 100 * client + 50 + 10 * client)
+        file = tmp_path / "clients" / f"{client}.npz"
+        held_out = {"test_x": digits.x[:5], "test_y": digits.y[:5]}
+        np.savez(file, x=digits.x[mine], y=digits.y[mine], **held_out)
+        here.append(Node(40 + client, data=str(file)))
+    private = {"name": "private", "shape": [1, 8, 8], "classes": 10}
+    path = scenario(tmp_path, data=private, evaluate={"every": 0})
+    result, _ = serve(path, here[::-1], clients=5)
+    assert result.status == "finished" and result.metrics[-1]["replies"] == 5
+    natural = {"name": "npz", "path": str(tmp_path / "clients"), "classes": 10, "partition": {"name": "natural"}}
+    simulated = scenario(tmp_path, file="simulated.yaml", data=natural)
+    assert same_models(result.folder, simulate(simulated, tmp_path / "runs").folder)
+    with pytest.raises(UserError, match="say how many clients there are"):
+        serve(path, here)
+    with pytest.raises(UserError, match="fedmomentum deploy runs this scenario"):
+        simulate(path, tmp_path / "runs")
+    refused, _ = serve(path, nodes(2), clients=2)
+    assert "the scenario has no data of its own" in refused.warnings[0]
+
+
+def test_what_is_heard_of_a_run_gives_its_run_folder_again(tmp_path):
+    """The log is read twice, as after a lost connection, and between lines of somebody else."""
+    path = scenario(tmp_path, strategy={"name": "scaffold"})
+    here = nodes(3)
+    here[2].mute = True
+    result, lines = serve(path, here, run="tiny/one")
+    loaded = scenarios.load(path)
+    folder = RunFolder.at(
+        tmp_path / "heard", "tiny", scenario_text=loaded.text, resolved=loaded.resolved(), hash=loaded.hash
+    )
+    said: list[str] = []
+    following = Following(folder, Result("tiny", folder.path), [Recorder(folder)], said.append)
+    for line in [*lines[:7], "INFO: something else", *lines]:
+        following.hear(line)
+    for table in ("metrics.jsonl", "clients.jsonl", "failures.jsonl"):
+        assert (folder.path / table).read_text() == (result.folder / table).read_text()
+    assert same_models(folder.path, result.folder)
+    assert following.result.metrics == result.metrics
+    assert len([text for text in said if "client 0 has joined (node 9000" in text]) == 1

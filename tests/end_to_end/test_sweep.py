@@ -140,7 +140,9 @@ def test_one_process_at_a_time(tmp_path):
     path = write(tmp_path, rounds=1)
     result = fm.sweep(path, grid=LR, out=tmp_path / "runs")
     status = json.loads((result.folder / "status.json").read_text())
-    (result.folder / "status.json").write_text(json.dumps(status | {"status": "running", "pid": os.getppid()}))
+    (result.folder / "status.json").write_text(
+        json.dumps(status | {"status": "running", "pid": os.getppid(), "pid_began": None})
+    )
     (points(result)["lr=0.1"] / "status.json").unlink()
     with pytest.raises(UserError, match=rf"process {os.getppid()} is running it"):
         fm.sweep(path, grid=LR, out=tmp_path / "runs")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from fedmomentum.errors import UserError
 from fedmomentum.runs import load_run
 from fedmomentum.runs.atomic import read_json, write_json
-from fedmomentum.runs.listing import alive, disk_usage, entry, overview, planned
+from fedmomentum.runs.listing import disk_usage, entry, overview, planned
+from fedmomentum.runs.process import alive, at_work, this_process
 from tests.runs.conftest import Store
 
 NOBODY = 2**22 + 1  # above the highest process number of Linux
@@ -175,6 +177,16 @@ def test_disk_usage_follows_no_links(tmp_path: Path) -> None:
 def test_who_is_alive() -> None:
     assert alive(os.getpid()) and alive(1)
     assert not any(map(alive, (NOBODY, 0, -1, None, "1", 2**70)))
+    assert at_work(this_process()) and at_work({"pid": os.getpid()})
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells")
+def test_a_number_that_was_given_out_again_or_not_waited_for_is_nobody() -> None:
+    assert not at_work({"pid": os.getpid(), "pid_began": "an earlier process"})
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert not alive(process.pid)
+    process.wait()
 
 
 def test_an_entry_is_plain_data(store: Store) -> None:
