@@ -66,7 +66,6 @@ def test_two_machines_and_then_one_give_the_bits_of_one_process(tmp_path, monkey
         there = run_rounds(strategy, grid, start(wanted), 4)
         plug.join(60)
         assert (tmp_path / "stopped").exists() and executor.replaced >= 1
-        assert executor.facts()["ray_nodes"] == 1
         assert not there.failures
         same(there, here)
     finally:
