@@ -33,7 +33,7 @@ def _question(file: Path) -> str:
 
 
 def find(path: str | os.PathLike[str]) -> Path:
-    """Give the file that a path or the name of a shipped scenario means; a file comes before a name.
+    """Give the file that a path or the name of a shipped scenario means; a file comes before a name, a folder after it.
 
     Raises:
         ScenarioError: there is neither; the message names what is near.
@@ -41,7 +41,7 @@ def find(path: str | os.PathLike[str]) -> Path:
     text = os.fspath(path)
     file, known = Path(text), shipped()
     try:
-        if file.exists():
+        if file.exists() and not (text in known and file.is_dir()):
             return file
         beside = [entry.name for entry in file.parent.iterdir() if entry.suffix in (".yaml", ".yml")]
     except (OSError, ValueError):  # a name that no file can have, or a folder that is not there

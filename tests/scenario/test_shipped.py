@@ -26,6 +26,17 @@ def test_every_shipped_scenario_loads_and_asks_a_question(name: str) -> None:
     assert all(name.startswith("flwr.") for name in loaded.callables)  # nobody's code but ours and Flower's
 
 
+def test_a_folder_of_the_same_name_does_not_hide_a_shipped_scenario(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()
+    assert load("quickstart").scenario.rounds == 60
+    (tmp_path / "quickstart").rmdir()
+    (tmp_path / "quickstart").write_text(shipped()["quickstart"].read_text().replace("rounds: 60", "rounds: 3"))
+    assert load("quickstart").scenario.rounds == 3
+
+
 def test_the_quickstart_compares_two_arms_of_a_hundred_clients() -> None:
     loaded = load("quickstart")
     assert [arm.name for arm in loaded.arms] == ["FedAvg", "FedAvgM"]
