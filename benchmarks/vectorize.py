@@ -1,22 +1,26 @@
 """What the recorded rules of ``vectorize: auto`` rest on: where which way of training a dense client is the faster one.
 
-``python -m benchmarks.vectorize [orders] [stacking] [dual] [--repeats 5]``. Times are processor time of one thread, the
-shortest of interleaved repeats, so that a busy machine changes them little; a ratio above 1 says that the second way
-is the faster one. The figures settle ``NARROW`` (orders), ``STACK_LIMIT`` (stacking) and ``EXAMPLES_PER_UNIT`` (dual).
+``python -m benchmarks.vectorize [orders] [stacking] [dual] [bare] [--repeats 5]``. Times are processor time of one
+thread, the shortest of interleaved repeats, so that a busy machine changes them little; a ratio above 1 says that the
+second way is the faster one. The figures settle ``NARROW`` (orders), ``STACK_LIMIT`` (stacking) and
+``EXAMPLES_PER_UNIT`` (dual); ``bare`` compares a worker with a plain loop.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from unittest import mock
 
 import numpy as np
 import torch
 
+from benchmarks.workload import BATCH, EXAMPLES, LR, MODELS, MOMENTUM, client_data, network, train
 from fedmomentum.clients import dual as dual_form
 from fedmomentum.clients import stacked
 from fedmomentum.clients.block import BlockTask
@@ -24,6 +28,7 @@ from fedmomentum.clients.collect import to_arrays
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.worker import Worker
 from fedmomentum.data import Dataset, FederatedData, Partition
+from fedmomentum.simulation.ray_pool import WORKER_ENVIRONMENT
 
 CLIENTS = 16
 
@@ -97,13 +102,45 @@ def dual(repeats: int) -> None:
                 print(f"| {units} | {multiple * units} | {epochs} | {a:.3f} | {b:.3f} | {a / b:.2f} |", flush=True)
 
 
+def bare(repeats: int) -> None:
+    """A plain torch loop against a worker of ours, workload W, a client."""
+    print("| model | precision | plain loop ms | ours ms | ratio |\n|---|---|---|---|---|")
+    clients = 50
+    parts = [client_data(c) for c in range(clients)]
+    x, y = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
+    dataset = Dataset(name="W", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
+    data = FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES))
+    tensors = [tuple(torch.from_numpy(a) for a in part) for part in parts]
+    for model, precision in (("lin", "float32"), ("mlp", "float32"), ("cnn", "float32"), ("cnn", "bf16")):
+        spec = ClientSpec(
+            model=ModelSpec(MODELS[model], (1, 28, 28), 10),
+            optimizer={"name": "heavy_ball", "lr": LR, "momentum": MOMENTUM},
+            batch_size=BATCH,
+            precision=precision,  # type: ignore[arg-type]
+        )
+        worker, module = Worker(spec, data), network(model)
+        sent = {"arrays": to_arrays(worker.network.tree())}
+        task = BlockTask(index=0, kind="train", round=1, clients=tuple(range(clients)))
+
+        def loop(module: torch.nn.Module = module) -> None:
+            for client, (a, b) in enumerate(tensors):
+                train(module, a, b, np.random.default_rng(client))
+
+        ways = (loop, partial(worker.run, task, sent))
+        a, b = (1e3 * t / clients for t in fastest(ways, repeats))
+        print(f"| {model} | {precision} | {a:.3f} | {b:.3f} | {a / b:.2f} |", flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables."""
-    parts = {"orders": orders, "stacking": stacking, "dual": dual}
+    parts = {"orders": orders, "stacking": stacking, "dual": dual, "bare": bare}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[[], *parts], default=[])
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args(arguments)
+    if WORKER_ENVIRONMENT.items() - os.environ.items():  # as in an actor: glibc reads it when a process begins
+        words = [sys.executable, "-m", "benchmarks.vectorize", *(arguments or sys.argv[1:])]
+        os.execve(sys.executable, words, {**os.environ, **WORKER_ENVIRONMENT})
     torch.set_num_threads(1)
     print(f"stacked at a time: {stacked.STACK_BYTES:,} bytes of parameters, {dual_form.STACK_NUMBERS:,} in dual form")
     for name in options.parts or parts:
