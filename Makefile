@@ -11,7 +11,7 @@ BIN := $(abspath $(VENV))/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check lint types layers format farm bench bench-peers rehearse docs build clean
+.PHONY: help run test check lint types layers format farm bench bench-peers rehearse docs reference pictures build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,8 +58,13 @@ bench-peers: ## Set up other frameworks for the benchmarks, each in an environme
 rehearse: $(VENV)/.installed ## Run a scenario on a SuperLink and SuperNodes on this machine: ARGS='--nodes 4 my.yaml'
 	$(BIN)/python -m fedmomentum.deployment.rehearsal $(ARGS)
 
-docs: $(VENV)/.installed-dev ## Write the pages of docs/ that come from the code
+docs: reference pictures ## Write what in docs/ comes from the code
+
+reference: $(VENV)/.installed-dev ## Only docs/scenarios.md
 	$(BIN)/python -m fedmomentum.scenario.reference > docs/scenarios.md
+
+pictures: $(VENV)/.installed-dev ## Only the pictures of docs/momentum.md, by running its scenarios (minutes); ARGS='--only spring'
+	$(BIN)/python -m fedmomentum.experiments.gallery docs/images $(ARGS)
 
 build: $(VENV)/.installed-dev ## Build the source archive and the wheel into dist/
 	rm -rf build dist

@@ -1,11 +1,11 @@
-"""Run every benchmark, or one by name: ``python -m benchmarks [engine | scale] ...`` or ``make bench``."""
+"""Run every benchmark, or one by name: ``python -m benchmarks [engine | scale | gpu] ...`` or ``make bench``."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-NAMES = ("engine", "scale")
+NAMES = ("engine", "scale", "gpu")
 
 
 def main(arguments: list[str]) -> int:

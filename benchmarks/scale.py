@@ -1,9 +1,10 @@
-"""How cost grows with registered clients: ``python -m benchmarks.scale``.
+"""How cost grows with clients, models, workers and rounds: ``python -m benchmarks.scale``.
 
 ``clients``: 1,000 clients a round out of 1,000,000 and out of 10,000 registered ones, the same work and the same data
 set, through ``fm.run`` and the inline engine. Every run is a process of its own, the two alternate. ``partitions``:
 seconds to deal out 4,000,000 examples to 1,000,000 clients. ``models``: bytes that move between the process and its
-workers in a round, and memory at its peak, for models of 25 and 100 million parameters.
+workers in a round, and memory at its peak, for models of 25 and 100 million parameters. ``workers``: strong and weak
+scaling from 1 to 2 Ray actors. ``rounds``: memory over 1,000 rounds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+ROUNDS = 1000
 FEW, MANY = 10_000, 1_000_000
 LAYERS, COHORT = (24, 96), 8
 """Layers of the large models, 1.05 million parameters each, and clients a round."""
@@ -104,7 +106,46 @@ def models(repeats: int) -> dict[str, Any]:
     return found
 
 
-PARTS: dict[str, Callable[[int], dict[str, Any]]] = {"clients": clients, "partitions": partitions, "models": models}
+def workers(repeats: int) -> dict[str, Any]:
+    """Compare 1 and 2 workers on the same clients (strong scaling) and on twice as many (weak scaling)."""
+    cases = {"1 worker, 64 clients": (1, 64), "2 workers, 64 clients": (2, 64), "2 workers, 128 clients": (2, 128)}
+    found: dict[str, Any] = {}
+    print("\n| model | strong: time of 1 / time of 2 workers | weak: time of 1 / time of 2 with twice the clients |")
+    print("|---|---|---|")
+    for model in ("mlp", "cnn"):
+        seconds: dict[str, list[float]] = {case: [] for case in cases}
+        for _ in range(repeats):
+            for case, (count, clients) in cases.items():
+                seconds[case] += measure("workers", count, clients, model, 12 if model == "mlp" else 6)["seconds"]
+        one, two, double = (statistics.median(values) for values in seconds.values())
+        found[model] = {"seconds": seconds, "strong": one / two, "weak": one / double}
+        print(f"| {model} | {one / two:.2f} | {one / double:.2f} |", flush=True)
+    return found
+
+
+def rounds(repeats: int) -> dict[str, Any]:
+    """Watch the memory of 1,000 rounds: bytes that it grows by a round, after the first 200."""
+    found: dict[str, Any] = {}
+    print("\n| engine | MiB after 200 rounds | after 1,000 | bytes a round (least squares) |")
+    print("|---|---|---|---|")
+    for count, name in ((0, "inline"), (2, "Ray, 2 workers")):
+        memory = measure("workers", count, 20, "mlp", ROUNDS)["memory"]
+        step = ROUNDS // len(memory)
+        at = [step * (i + 1) for i in range(len(memory))]
+        late = [(r, m) for r, m in zip(at, memory, strict=True) if r >= ROUNDS // 5]
+        slope = statistics.linear_regression([r for r, _ in late], [m for _, m in late]).slope
+        found[name] = {"memory": memory, "bytes_a_round": slope}
+        print(f"| {name} | {late[0][1] / 2**20:.1f} | {late[-1][1] / 2**20:.1f} | {slope:.0f} |", flush=True)
+    return found
+
+
+PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "clients": clients,
+    "partitions": partitions,
+    "models": models,
+    "workers": workers,
+    "rounds": rounds,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,64 @@ def models(layers: int, workers: int, clients: int) -> dict[str, Any]:
     return {"model_bytes": size, "moved_in_models": max(moved), "seconds": min(seconds), **peaks.found}
 
 
+def workers(count: int, clients: int, model: str, rounds: int) -> dict[str, Any]:
+    """Train rounds of workload W's clients on so many actors (0: in this process); give seconds and memory by round."""
+    from functools import partial
+
+    import numpy as np
+    import psutil
+
+    from benchmarks.workload import BATCH, EXAMPLES, LR, MODELS, MOMENTUM, client_data
+
+    if count:
+        from fedmomentum.simulation.ray_pool import RayPoolStart
+
+        starting = RayPoolStart(workers=count)
+    from fedmomentum.clients.network import Network
+    from fedmomentum.clients.spec import ClientSpec, ModelSpec
+    from fedmomentum.clients.worker import Worker
+    from fedmomentum.data import Dataset, FederatedData, Partition
+    from fedmomentum.simulation.executor import InlineExecutor
+    from fedmomentum.simulation.grid import SimulationGrid
+    from fedmomentum.simulation.loop import run_rounds
+    from fedmomentum.strategies import FedAvgM
+    from fedmomentum.strategies.records import record
+
+    parts = [client_data(c) for c in range(clients)]
+    x, y = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
+    dataset = Dataset(name="W", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
+    data = FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES))
+    spec = ClientSpec(
+        model=ModelSpec(MODELS[model], (1, 28, 28), 10),
+        optimizer={"name": "heavy_ball", "lr": LR, "momentum": MOMENTUM},
+        batch_size=BATCH,
+    )
+    make = partial(Worker, spec)
+    if count:
+        from fedmomentum.simulation.ray_executor import RayExecutor
+
+        executor: Any = RayExecutor(make, data, pool=starting.pool())
+    else:
+        executor = InlineExecutor(make, data)
+    grid = SimulationGrid(executor, spec, data.sizes, stacked=model != "cnn")
+    own = psutil.Process()
+    family = [own, *(p for p in own.children(recursive=True) if p.name().startswith("ray::"))]
+    ends: list[float] = []
+    memory: list[int] = []
+
+    def after_round(server_round: int, arrays: Any) -> None:
+        ends.append(time.perf_counter())
+        if server_round % max(rounds // 40, 1) == 0:
+            memory.append(sum(process.memory_full_info().uss for process in family))
+
+    first = record(Network(spec.model).tree())
+    run_rounds(FedAvgM(fraction_evaluate=0.0, server_momentum=0.9), grid, first, rounds, after_round=after_round)
+    executor.close()
+    if count:
+        starting.close()
+    return {"seconds": [b - a for a, b in pairwise(ends)][WARM_UP:], "memory": memory}
+
+
 def peak() -> int:
     """Give the largest resident size of this process so far, in bytes."""
     scale = 1 if sys.platform == "darwin" else 1024
@@ -171,6 +230,7 @@ PARTS: dict[str, Callable[..., Any]] = {
     "clients": clients,
     "partitions": partitions,
     "models": models,
+    "workers": workers,
 }
 
 

@@ -31,6 +31,7 @@ from fedmomentum.errors import UserError
 from fedmomentum.events import Span
 from fedmomentum.optim import make_rule
 from fedmomentum.optim.schedules import make_schedule
+from fedmomentum.predicting import Predicting, build_predicting
 from fedmomentum.protocol import ARRAYS
 from fedmomentum.simulation import flower
 from fedmomentum.simulation.executor import Answer, Executor, InlineExecutor
@@ -66,6 +67,7 @@ class Federation:
     network: Network
     strategy: Strategy
     faults: Faults
+    predicting: Predicting | None = None
 
     def initial_arrays(self) -> ArrayRecord:
         """Give the model that the rounds start from; it depends on the seed alone."""
@@ -73,12 +75,21 @@ class Federation:
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> dict[str, float] | None:
         """Give loss and accuracy on the central test set, in the rounds that are to be evaluated."""
+        judge = self.predicting
+        if judge is not None and server_round > 0:
+            judge.take(server_round, {n: torch.from_numpy(a.copy()) for n, a in flower.to_arrays(arrays).items()})
         if not self.evaluated_in(server_round):
             return None
-        return test_centrally(self._central(server_round), self._judged(arrays), self.network, self.data)
+        found = test_centrally(self._central(server_round), self._judged(arrays), self.network, self.data)
+        return found if judge is None else found | judge.metrics()
 
     def evaluation(self, executor: Executor) -> Callable[[int, ArrayRecord], Evaluation | None]:
-        """Give what tests a model on a worker, where there are workers, while the next round goes on."""
+        """Give what tests a model on a worker, where there are workers, while the next round goes on.
+
+        Draws of a posterior stay on the server, which judges them itself.
+        """
+        if self.predicting is not None:
+            return self.evaluate
 
         def test(server_round: int, arrays: ArrayRecord) -> Evaluation | None:
             if not self.evaluated_in(server_round):
@@ -406,7 +417,8 @@ def build(
     ):
         if asked and not batch_norms(network.module):
             raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
-    return Federation(scenario, data, checksum, spec, network, strategy, build_faults(scenario, data.clients))
+    faults, judge = build_faults(scenario, data.clients), build_predicting(scenario, data, network, datasets)
+    return Federation(scenario, data, checksum, spec, network, strategy, faults, judge)
 
 
 def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: Strategy) -> ClientSpec:

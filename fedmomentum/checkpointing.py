@@ -83,8 +83,8 @@ class ArmCheckpoints:
         elapsed = found[1].get("elapsed")
         return Restart(found[0], elapsed if isinstance(elapsed, float) else 0.0, found[1], self._folder.path)
 
-    def save(self, server_round: int, arrays: Any, strategy: Any, grid: Any, elapsed: float) -> bool:
-        """Write a checkpoint; False where the strategy cannot say what its state is."""
+    def save(self, server_round: int, arrays: Any, strategy: Any, grid: Any, elapsed: float, more: Any = None) -> bool:
+        """Write a checkpoint, with the state of ``more``; False where the strategy cannot say what its state is."""
         known = strategy.state_dict() if hasattr(strategy, "state_dict") else None
         if known is None:
             return False
@@ -94,6 +94,8 @@ class ArmCheckpoints:
             "grid": grid.state_dict(),
             "elapsed": elapsed,
         }
+        if more is not None:
+            state["more"] = more.state_dict()
         for table in (METRICS, CLIENTS, FAILURES):  # what a checkpoint stands behind must outlive a power cut as well
             if (rows := self._folder.path / table).exists():
                 with writing(rows):

@@ -133,6 +133,8 @@ class Running(Course):
         arrays = federation.initial_arrays()
         if start is not None:
             arrays = start.restore(federation.strategy, grid, arrays)
+            if federation.predicting is not None and "more" in start.state:
+                federation.predicting.load_state_dict(start.state["more"])
         first_round = 1 if start is None else start.round + 1
         listeners = [*self.listeners, Rows(rows)]
         facts = {**federation.facts(), **facts}
@@ -149,7 +151,7 @@ class Running(Course):
             last = server_round == rounds
             if self.checkpoint_due(federation, server_round) or last or self.stop.asked:
                 elapsed = float(rows[-1].get("elapsed", 0.0)) if rows else 0.0
-                if not checkpoints.save(server_round, new, federation.strategy, grid, elapsed):
+                if not checkpoints.save(server_round, new, federation.strategy, grid, elapsed, federation.predicting):
                     self.warn(
                         "the state of this strategy is unknown (it has no state_dict()): no checkpoints, so a stopped "
                         "run cannot go on"
@@ -188,6 +190,8 @@ class Running(Course):
             lenient = suppress(NotWrittenError) if status == "failed" else nullcontext()
             with lenient:
                 checkpoints.export(latest[0], done)
+                if federation.predicting is not None:
+                    federation.predicting.save(folder.path)
             for listener in listeners:
                 with lenient:
                     listener.end(End(status, done, arm.name, message))
@@ -195,7 +199,7 @@ class Running(Course):
     def draw(self) -> None:
         """Draw the metrics over rounds, and write down (and draw) who holds what."""
         from fedmomentum.data import summarise
-        from fedmomentum.report import draw_outcome, draw_partition, draw_probes
+        from fedmomentum.report import draw_outcome, draw_partition, draw_probes, draw_reliability
 
         question = self.loaded.scenario.question or self.result.name
         if self.pictures:
@@ -203,6 +207,9 @@ class Running(Course):
         columns = {key for rows in self.result.arms.values() for row in rows for key in row}
         if self.pictures and any(key.startswith("probe_") for key in columns):
             draw_probes(load_run(self.folder.path), folder=self.folder.plots, question=question)
+        if self.pictures:
+            places = {arm.name: self.folder.arm(arm.name).path for arm in self.loaded.arms}
+            draw_reliability(places, folder=self.folder.plots, question=question)
         splits: dict[str, list[str]] = {}
         for arm, federation in self.federations.items():
             if federation.data.y.ndim == 1:

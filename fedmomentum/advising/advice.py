@@ -217,7 +217,7 @@ def standing(side: Side, curvature: float) -> tuple[str, dict[str, float]]:
     fades = f"shrinks the error to {here.radius:.2g} of it a step"
     words = {
         "underdamped": f"underdamped: zeta {here.damping_ratio:.2g}, rings with period {here.period:.3g} steps",
-        "overdamped": f"without momentum: no ringing, {fades}"
+        "overdamped": f"overdamped: nothing rings, it {fades}"
         if side.momentum == 0
         else f"overdamped: zeta {here.damping_ratio:.2g}, creeps",
         "critical": "critically damped",
@@ -247,7 +247,8 @@ def _client(setting: Setting, f: Findings, margin: float) -> Iterator[Line]:
     yield Line(
         "client",
         "pull",
-        f"in {setting.steps} local steps a client goes {q:.0%} of the way to its optimum in the sharpest direction",
+        f"in {setting.steps} local step{'s' * (setting.steps > 1)} a client goes {q:.0%} of the way to its optimum, "
+        "in the sharpest direction of all data",
         {"pull": q},
         {},
     )

@@ -79,3 +79,12 @@ def sheet(
         folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
         figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
+
+
+def compact(picture: Path, colours: int = 96) -> None:
+    """Write a PNG anew with a palette: a third of the size, and the eye sees no difference in a plot."""
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        small = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    small.save(picture, optimize=True)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fedmomentum.analogies.result import Array, Claim, Measured, as_array
+from fedmomentum.analogies.ring_gan import ring_gan
 from fedmomentum.optim import make_rule
 from fedmomentum.streams import torch_stream
 
@@ -84,7 +85,14 @@ def play(
 
 
 def simulate(
-    *, lr: float = 0.1, momentum_x: float = -0.5, momentum_y: float = 0.0, turns: bool = True, steps: int = 3000
+    *,
+    lr: float = 0.1,
+    momentum_x: float = -0.5,
+    momentum_y: float = 0.0,
+    turns: bool = True,
+    steps: int = 3000,
+    gan_steps: int = 0,
+    seed: int = 0,
 ) -> Measured:
     """Play the bilinear game and measure how fast its orbit grows or shrinks.
 
@@ -94,9 +102,12 @@ def simulate(
         momentum_y: of the maximiser.
         turns: y sees the x that has already moved.
         steps: rounds.
+        gan_steps: rounds of a small GAN whose generator has momentum_x and whose discriminator has momentum_y; 0: none.
+        seed: of the GAN.
     """
     expected = predict(lr=lr, momentum_x=momentum_x, momentum_y=momentum_y, turns=turns)
     settings = {"lr": lr, "momentum_x": momentum_x, "momentum_y": momentum_y, "turns": turns, "steps": steps}
+    settings |= {"gan_steps": gan_steps, "seed": seed}
     # Stop before an orbit leaves the range of floating point, or shrinks to where rounding drives it.
     reach = abs(math.log(expected.radius))
     steps = min(steps, int(600 / reach)) if reach > 0 else steps
@@ -123,7 +134,14 @@ def simulate(
         )
     spiral = play(lr=lr, momentum_x=0.0, momentum_y=0.0, turns=False, steps=200)
     claims.append(Claim("growth at once without momentum", math.sqrt(1 + lr**2), _growth(spiral), 1e-9, "per step"))
-    return Measured("games", settings, tuple(claims), {"path": path})
+    series: dict[str, Array] = {"path": path}
+    if gan_steps:
+        game = ring_gan(momenta=((momentum_x, momentum_y), (0.9, 0.9)), steps=gan_steps, seed=seed)
+        mine, heavy = game.modes_covered
+        name = "GAN: modes of 8 that these momenta cover, at least those of 0.9"
+        claims.append(Claim(name, heavy, mine, 0.0, "modes", relation="at_least"))
+        series["GAN samples"] = game.samples[0]
+    return Measured("games", settings, tuple(claims), series)
 
 
 @dataclass(frozen=True)
@@ -173,7 +191,6 @@ def probe(field: Callable[[Tensor], Tensor], point: Tensor, *, probes: int = 8, 
 def figure(folder: Path) -> None:
     """Draw ``games.svg`` and ``.png``: orbits, the radius over both momenta, and a small GAN."""
     from fedmomentum.analogies.drawing import BLUE, GREEN, GREY, INK, RED, sheet
-    from fedmomentum.analogies.ring_gan import ring_gan
 
     with sheet(folder, "games", 3, width=11.0, height=3.7, width_ratios=[1, 1.1, 1]) as (page, (left, middle, right)):
         for b, colour in ((0.15, RED), (0.0, BLUE), (-0.5, GREEN)):

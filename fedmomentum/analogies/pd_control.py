@@ -127,6 +127,14 @@ def simulate(
         )
     ]
 
+    # In free space the closed loop is a spring: how far past the target, and until when, the roots alone say.
+    errors = linear.path(form, lr * curvature, momentum, 200)
+    past, settled = _overshoot(errors), _settling(errors)
+    claims += [
+        Claim("overshoot in free space", past, _overshoot(1 - arm / target), 1e-9, "of the way", scale=1.0),
+        Claim("settling time in free space, to 2%", settled, _settling(1 - arm / target), 0.0, "steps", scale=1.0),
+    ]
+
     earth = Arm(gravity=gravity, friction=0.1)
     stiffness = kp * earth.inertia / earth.dt**2
     droop = earth.reach(target, kp, kd, steps)
@@ -283,6 +291,17 @@ def _released(arm: Arm, target: float, kp: float, kd: float, like: Array) -> Arr
         torque = unit * (kp * (target - path[-1]) - kd * (path[-1] - path[-2]))
         path.append(2 * path[-1] - path[-2] + torque / unit)
     return as_array(path)
+
+
+def _overshoot(errors: Array) -> float:
+    """Give how far past the target a path of errors from 1 goes."""
+    return max(0.0, -float(errors.min()))
+
+
+def _settling(errors: Array) -> int:
+    """Give the step from which on the error stays within 2%."""
+    outside = np.flatnonzero(np.abs(errors) > 0.02)
+    return int(outside[-1]) + 1 if len(outside) else 0
 
 
 def _follow_ramp(rule: Rule, curvature: float, speed: float, steps: int) -> float:

@@ -27,14 +27,14 @@ class RingGame:
     """How the games ended.
 
     Args:
-        momenta: of each game, for both players.
+        momenta: of each game: of both players, or of generator and discriminator.
         samples: ``[K, n, 2]`` of the generators.
         centres: ``[8, 2]`` of the Gaussians.
         modes_covered: Gaussians that each generator reaches with at least a tenth of their fair share of samples.
         quality: part of each generator's samples within three standard deviations (enlarged by a factor 2) of a centre.
     """
 
-    momenta: tuple[float, ...]
+    momenta: tuple[float | tuple[float, float], ...]
     samples: Array
     centres: Array
     modes_covered: tuple[int, ...]
@@ -43,7 +43,7 @@ class RingGame:
 
 def ring_gan(
     *,
-    momenta: Sequence[float] = (-0.5, 0.0, 0.9),
+    momenta: Sequence[float | tuple[float, float]] = (-0.5, 0.0, 0.9),
     lr: float = 0.05,
     steps: int = 2000,
     batch: int = 128,
@@ -54,10 +54,10 @@ def ring_gan(
 
         discriminator min softplus(-D(x)) + softplus(D(G(z))),   generator min softplus(-D(G(z)))
 
-    The rate is ``lr (1 - beta)``, so that all games move equally fast and differ in momentum alone.
+    A player's rate is ``lr (1 - beta)``, so that all move equally fast and differ in momentum alone.
 
     Args:
-        momenta: beta of both players of each game, in (-1, 1).
+        momenta: of each game the beta of both players, or of generator and discriminator, in (-1, 1).
         lr: effective learning rate.
         steps: rounds; each player moves once.
         batch: examples of each player.
@@ -71,15 +71,19 @@ def ring_gan(
     players: list[Tree] = [
         _network(start, count, sizes) for sizes in ((LATENT, hidden, hidden, 2), (2, hidden, hidden, 1))
     ]
-    betas = torch.tensor(list(momenta), dtype=torch.float64)
-    rule: Rule = make_rule("heavy_ball", lr=lr * (1 - betas), momentum=betas)
-    states: list[State] = [expand_state(rule.init({n: p[0] for n, p in tree.items()}), count) for tree in players]
+    each = [pair if isinstance(pair, tuple) else (pair, pair) for pair in momenta]
+    betas_PK = torch.tensor(each, dtype=torch.float64).T.contiguous()  # P players, K games
+    rules: list[Rule] = [make_rule("heavy_ball", lr=lr * (1 - betas), momentum=betas) for betas in betas_PK]
+    states: list[State] = [
+        expand_state(rule.init({n: p[0] for n, p in tree.items()}), count)
+        for rule, tree in zip(rules, players, strict=True)
+    ]
     angles = torch.arange(MODES) * (2 * math.pi / MODES)
     centres = RADIUS * torch.stack([angles.cos(), angles.sin()], dim=1)
 
     def move(player: int, leaves: Tree, loss: Tensor) -> None:
         grads = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
-        updates, states[player] = rule.update(grads, states[player], players[player])
+        updates, states[player] = rules[player].update(grads, states[player], players[player])
         players[player] = {n: p + updates[n] for n, p in players[player].items()}
 
     for _ in range(steps):

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -221,13 +221,13 @@ def probe(
 
 
 def figure(folder: Path) -> None:
-    """Draw ``spring.svg`` and ``spring.png``: three dampings of one spring, and zeta against momentum."""
+    """Draw ``spring.svg`` and ``.png``: three dampings of one spring, zeta against momentum, and a map of it."""
     from fedmomentum.analogies.drawing import BLUE, GREEN, GREY, INK, ORANGE, sheet
 
     a, steps = 0.04, 60
     fine = np.linspace(0, steps, 1201)
     critical = linear.critical_momentum("heavy_ball", a)
-    with sheet(folder, "spring", 2, width_ratios=[1.35, 1]) as (_, (left, right)):
+    with sheet(folder, "spring", 3, width=12.0, width_ratios=[1.3, 1, 1.15]) as (page, (left, right, over)):
         for beta, colour, word in ((0.95, BLUE, "rings"), (critical, GREEN, "critical"), (0.0, ORANGE, "creeps")):
             x = _swing("heavy_ball", a, 1.0, beta, steps)
             z1, z2 = linear.roots(*linear.coefficients("heavy_ball", a, beta))
@@ -265,6 +265,31 @@ def figure(folder: Path) -> None:
         )
         right.set(title=f"Damping ratio, lr · curvature = {a}", xlabel="momentum β", ylabel="ζ", ylim=(0, 1.9))
         right.legend(loc="lower left")
+        _map(page, over)
+
+
+def _map(page: Any, axes: Any) -> None:
+    """Draw the damping ratio over lr * curvature and friction, with the line of critical damping and the edges."""
+    from fedmomentum.analogies.drawing import INK, RED
+
+    rates, frictions = np.logspace(-4, 0.7, 180), np.logspace(-2.3, 0, 140)
+    zeta = np.array(
+        [[predict(lr=float(a), curvature=1.0, momentum=1 - float(f)).damping_ratio for a in rates] for f in frictions]
+    )
+    stable = rates[None, :] < 2 * (2 - frictions[:, None])
+    shown = np.where(stable, np.log10(np.clip(zeta, 0.03, 30)), np.nan)
+    image = axes.pcolormesh(rates, frictions, shown, cmap="RdBu", vmin=-1.5, vmax=1.5, shading="nearest")
+    image.set_rasterized(True)
+    below = rates[rates < 1]
+    axes.plot(below, 1 - (1 - np.sqrt(below)) ** 2, color=INK, linewidth=1.4)
+    axes.plot(2 * (2 - frictions), frictions, color=RED, linewidth=1.4)
+    axes.text(1.4e-4, 1.5e-1, "creeps", fontsize=9, color="white")
+    axes.text(2e-2, 9e-3, "rings", fontsize=9, color="white")
+    axes.text(4.1, 6e-3, "diverges", fontsize=8, color=RED, rotation=90, va="bottom", ha="left")
+    axes.set(xscale="log", yscale="log", title="Damping: the line is critical", xlabel="lr · curvature")
+    axes.set(ylabel="friction 1 − β", xlim=(1e-4, 6.5), ylim=(frictions[0], 1))
+    axes.grid(False)
+    page.colorbar(image, ax=axes, shrink=0.9, ticks=[-1, 0, 1], label="log₁₀ ζ")
 
 
 def _swing(form: Form, lr: float, curvature: float, momentum: float, steps: int) -> Array:

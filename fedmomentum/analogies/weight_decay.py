@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedmomentum.analogies.decayed_digits import at_rest, minimiser
 from fedmomentum.analogies.descent import follow, steps_of
 from fedmomentum.analogies.result import Array, Claim, Measured, as_array
 from fedmomentum.optim import Rule, make_rule
@@ -103,7 +104,7 @@ def simulate(
     dimension: int = 400,
     seed: int = 0,
 ) -> Measured:
-    """Let every kind of decay come to rest on a quadratic, and turn scale-invariant weights in a random field.
+    """Let every kind of decay come to rest on a quadratic and on digits, and turn scale-invariant weights at random.
 
     The random field's gradients are white, at right angles to the weights and as long as ``1/|w|``: what a network
     before a normalisation layer sees late in training, without its signal.
@@ -134,6 +135,13 @@ def simulate(
         claims.append(
             Claim(f"adamw rests at, optimum {b:g}", where, float(end), 1e-2, "parameter", scale=1 / weight_decay)
         )
+    strength = 0.02
+    for kind in ("l2", "decoupled"):
+        weaker = strength * ((1 - momentum) if kind == "decoupled" else 1.0)
+        wanted = minimiser(weaker)
+        found = at_rest(kind, lr=0.4, weight_decay=strength, momentum=momentum)
+        off = float(np.linalg.norm(found - wanted)) / float(np.linalg.norm(wanted))
+        claims.append(Claim(f"digits: {kind} is off the optimum of decay {weaker:g} by", 0.0, off, 1e-3, scale=1.0))
     rate, turning = 0.02, 1e-3 * (1 - momentum) / 0.02
     balance = predict(lr=rate, weight_decay=turning, momentum=momentum)
     norms, turns = _tumble(rate, turning, momentum, dimension, math.ceil(12 * balance.settling), seed)

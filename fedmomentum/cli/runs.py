@@ -11,7 +11,7 @@ from fedmomentum.cli import OK
 from fedmomentum.cli.table import table
 from fedmomentum.report.numbers import duration, number, size
 from fedmomentum.runs.atomic import finite
-from fedmomentum.runs.listing import ArmScore, Entry, overview
+from fedmomentum.runs.listing import RATED, ArmScore, Entry, overview
 
 
 def command(args: argparse.Namespace) -> int:
@@ -30,7 +30,19 @@ def command(args: argparse.Namespace) -> int:
 
 def as_text(entries: Sequence[Entry]) -> str:
     """Give runs as an aligned table: one line each, scores of the arm that leads."""
-    heads = ["run", "status", "leads", "accuracy", "best", "arms", "rounds", "started (UTC)", "took", "size"]
+    mixed = any(entry.metric not in ("", RATED[0]) for entry in entries)
+    heads = [
+        "run",
+        "status",
+        "leads",
+        *(["metric", "last"] if mixed else ["accuracy"]),
+        "best",
+        "arms",
+        "rounds",
+        "started (UTC)",
+        "took",
+        "size",
+    ]
     rows = []
     for entry in entries:
         name, score = entry.leader or ("", ArmScore(None, None))
@@ -39,6 +51,7 @@ def as_text(entries: Sequence[Entry]) -> str:
                 str(entry.path),
                 entry.status,
                 name,
+                *([entry.metric] if mixed else []),
                 number(score.final),
                 number(score.best),
                 str(len(entry.arms)) if entry.arms else "-",
@@ -50,4 +63,4 @@ def as_text(entries: Sequence[Entry]) -> str:
         )
     if not any(row[2] for row in rows):  # no run has arms
         heads, rows = heads[:2] + heads[3:], [row[:2] + row[3:] for row in rows]
-    return table(heads, rows, left=heads.index("accuracy"))
+    return table(heads, rows, left=heads.index("best") - 1)

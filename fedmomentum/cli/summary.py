@@ -116,7 +116,7 @@ def find_pictures(folder: Path) -> list[Path]:
     That is accuracy over bytes or over a setting, where there is such a picture; then accuracy over rounds, then other
     metrics, then the partition.
     """
-    order = {"accuracy": 1, "loss": 2, "partition": 4}
+    order = {"accuracy": 1, "loss": 2, "partition": 4, "predictions": 5}
     return sorted(
         Path(folder).glob("plots/*.png"),
         key=lambda path: (0 if path.stem.startswith("accuracy-") else order.get(path.stem, 3), path.stem),

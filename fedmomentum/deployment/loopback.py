@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -113,6 +114,7 @@ class Loopback:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_die_with_parent if _LIBC is not None else None,
             )
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
@@ -141,6 +143,16 @@ class Loopback:
             *(n for n in self.processes if n == "superlink"),
         ]:
             self.kill(name)
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """Let Linux kill this process with the one that started it, however that ends; what it starts then ends too."""
+    assert _LIBC is not None
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def free_port() -> int:

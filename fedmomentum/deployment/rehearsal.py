@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -51,7 +52,8 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-client, server = ClientApp(), ServerApp()
+client = ClientApp()
+server = ServerApp()
 
 
 @client.train()
@@ -108,8 +110,8 @@ def main(words: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
     changes = [f"rounds={args.rounds}", f"data.partition.clients={args.nodes}", "participation.fraction=1"]
     try:
-        loaded = scenarios.load(args.scenario, [*changes, "arms={}", "expect=[]", *args.overrides])
-        return _rehearse(loaded, args.nodes, args.rounds)
+        loaded = scenarios.load(args.scenario, [*changes, "expect=[]", *args.overrides])
+        return _rehearse(replace(loaded, arms=loaded.arms[:1]), args.nodes, args.rounds)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -21,6 +21,7 @@ __all__ = ["MODULES", "kind_of", "make"]
 MODULES = {
     "analogy": "fedmomentum.experiments.analogy",
     "optimize": "fedmomentum.experiments.optimize",
+    "sample": "fedmomentum.experiments.sample",
 }
 """``kind`` of a scenario -> module that holds its ``KIND``. A further kind is a further entry."""
 

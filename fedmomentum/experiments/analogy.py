@@ -16,7 +16,7 @@ import numpy as np
 from fedmomentum.analogies import ANALOGIES, Measured, run
 from fedmomentum.experiments.experiment import Drawn, Kind
 from fedmomentum.runs.atomic import write_with
-from fedmomentum.runs.findings import Finding, finding
+from fedmomentum.runs.findings import Finding, finding, read_findings
 from fedmomentum.scenario.analogy import AnalogyScenario
 
 SERIES = "series.npz"
@@ -98,10 +98,15 @@ def column(claim: str) -> str:
 
 
 def draw(arms: Mapping[str, Drawn], folder: Path, question: str) -> None:
-    """Draw the picture of each arm's system; arms of one system that differ get one each."""
-    for arm in arms.values():
-        assert isinstance(arm.scenario, AnalogyScenario)
-        ANALOGIES[arm.scenario.system.name].figure(folder)
+    """Draw the picture of each system, and one of what was predicted and measured with the settings of the arms."""
+    from fedmomentum.experiments.pictures import draw_findings
+
+    systems = dict.fromkeys(
+        arm.scenario.system.name for arm in arms.values() if isinstance(arm.scenario, AnalogyScenario)
+    )
+    for system in systems:
+        ANALOGIES[system].figure(folder)
+    draw_findings({name: read_findings(arm.folder) for name, arm in arms.items()}, folder, "predictions", question)
 
 
 def _over(error: float, allowed: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,11 @@ import torch
 
 from fedmomentum.analogies.drawing import COLOURS, GREY, INK, RED, sheet
 from fedmomentum.experiments.functions import Function
+from fedmomentum.runs.findings import Finding
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 Paths = Mapping[str, np.ndarray[Any, np.dtype[np.float64]]]
@@ -23,12 +26,14 @@ Box = tuple[float, float, float, float]
 MOST_POINTS = 2000
 """Points of a path that are drawn: more of them make a file larger, not a picture better."""
 GRID = 240
+FLOOR = 1e-4
+"""Least error over the one allowed that is drawn: what is exact stands here."""
 
 
 def draw_paths(function: Function, paths: Paths, rows: Rows, folder: Path, name: str, question: str) -> None:
     """Draw ``name.svg`` and ``name.png``: paths over the contours of a function of two coordinates, and the heights."""
     with sheet(folder, name, 2, width=10.5, height=4.6, width_ratios=[1.35, 1]) as (figure, (plane, curve)):
-        figure.suptitle(question, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+        title(figure, question)
         box = view(function, paths)
         contours(plane, function, box)
         for index, (arm, path) in enumerate(paths.items()):
@@ -49,7 +54,7 @@ def draw_losses(rows: Rows, folder: Path, name: str, question: str) -> None:
     """Draw ``name.svg`` and ``name.png``: the loss over steps, and the accuracy where it was measured."""
     accurate = any("accuracy" in row for arm in rows.values() for row in arm)
     with sheet(folder, name, 2 if accurate else 1, width=9.5 if accurate else 6.0, height=4.0) as (figure, axes):
-        figure.suptitle(question, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+        title(figure, question)
         _losses(axes[0], rows, "test loss" if accurate else "height above the minimum")
         if accurate:
             for index, (arm, these) in enumerate(rows.items()):
@@ -58,6 +63,39 @@ def draw_losses(rows: Rows, folder: Path, name: str, question: str) -> None:
             axes[1].set(title="Accuracy", xlabel="step", ylabel="test accuracy")
         if len(rows) > 1:
             axes[-1].legend(loc="best")
+
+
+def title(figure: Figure, question: str) -> None:
+    """Write the question over a figure, on as many lines as it takes."""
+    width = int(9.5 * figure.get_size_inches()[0])
+    figure.suptitle(textwrap.fill(question, width), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+
+
+def draw_findings(findings: Mapping[str, Sequence[Finding]], folder: Path, name: str, question: str) -> None:
+    """Draw ``name.svg`` and ``name.png``: of each prediction of each arm its error, over the one that is allowed."""
+    claims = list(dict.fromkeys(found["claim"] for arm in findings.values() for found in arm))[::-1]
+    if not claims:
+        return
+    with sheet(folder, name, 1, width=8.5, height=1.3 + 0.27 * len(claims)) as (figure, (axes,)):
+        title(figure, question)
+        for index, (arm, these) in enumerate(findings.items()):
+            errors = [max(_over(found), FLOOR) for found in these]
+            places = [claims.index(found["claim"]) for found in these]
+            colour = COLOURS[index % len(COLOURS)]
+            axes.plot(errors, places, "o", color=colour, label=label(arm), clip_on=False, markersize=5)
+        axes.axvline(1, color=RED, linewidth=1)
+        axes.set_yticks(range(len(claims)), claims, fontsize=8)
+        axes.set(xscale="log", xlim=(FLOOR, max(10.0, axes.get_xlim()[1])), ylim=(-0.6, len(claims) - 0.4))
+        axes.set_xlabel("error of the measurement / error allowed (right of the line a prediction fails)")
+        if len(findings) > 1:
+            axes.legend(loc="best")
+
+
+def _over(found: Finding) -> float:
+    error, allowed = found["relative_error"], found["tolerance"]
+    if error is None:  # not finite, which JSON cannot say
+        return math.inf
+    return error / allowed if allowed > 0 else (0.0 if error == 0 else 1e3)
 
 
 def _losses(axes: Axes, rows: Rows, what: str) -> None:

@@ -227,7 +227,7 @@ def thin(values: Sequence[float], most: int) -> list[int]:
     return sorted(chosen)
 
 
-def as_data(drawn: Sequence[Chart]) -> list[dict[str, Any]]:
+def as_data(drawn: Sequence[Chart], unit: str = "round") -> list[dict[str, Any]]:
     """Give charts as plain JSON data, of at most about ``MOST_POINTS`` points; what is not finite is null."""
     lines = sum(len(chart.series) for chart in drawn)
     most = max(16, MOST_POINTS // lines) if lines else 0
@@ -237,7 +237,7 @@ def as_data(drawn: Sequence[Chart]) -> list[dict[str, Any]]:
             "title": chart.title,
             "key": chart.key,
             "bands": MOST_BANDS,
-            "axes": {axis: AXES[axis] for axis in chart.axes},
+            "axes": {axis: unit if axis == "round" else AXES[axis] for axis in chart.axes},
             "series": [_series(series, most, chart.axes) for series in chart.series],
         }
         for number, chart in enumerate(drawn)

@@ -12,6 +12,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,6 +22,7 @@ from fedmomentum.report.growing import Growing
 from fedmomentum.report.numbers import real
 from fedmomentum.runs import Row, Run
 from fedmomentum.runs.atomic import read_json
+from fedmomentum.runs.findings import FINDINGS, Finding, read_findings
 from fedmomentum.runs.folder import CLIENTS, FAILURES, METRICS, PARTITION, PROVENANCE, RESOLVED, SCENARIO, STATUSES
 from fedmomentum.runs.profile import PROFILE
 
@@ -66,6 +68,15 @@ class Source:
     partitions: list[dict[str, Any]]
     arms: list[Arm]
     notes: list[str] = field(default_factory=list)
+    findings: list[tuple[str, Finding]] = field(default_factory=list)
+    """Predictions beside measurements, each with the arm that made it."""
+    pictures: list[Path] = field(default_factory=list)
+    """That the run drew of itself."""
+
+    @property
+    def kind(self) -> str:
+        """``federated``, ``analogy``, ``optimize`` or ``sample``; runs of before there were kinds are federated."""
+        return str(self.scenario.get("kind") or "federated")
 
     @property
     def name(self) -> str:
@@ -92,6 +103,11 @@ def gather(runs: Sequence[Run]) -> list[Source]:
     """
     labels = _labels(runs)
     return [_source(run, label, prefix=len(runs) > 1) for run, label in zip(runs, labels, strict=True)]
+
+
+def unit_of(source: Source) -> str:
+    """Give what the rows of a run count."""
+    return "round" if source.kind == "federated" else "step"
 
 
 def mapping(value: object) -> dict[str, Any]:
@@ -133,6 +149,12 @@ def _source(run: Run, label: str, *, prefix: bool) -> Source:
         partitions=tried(PARTITION, lambda: _partitions(run.path / PARTITION), []),
         arms=[_arm(arm, name, label, prefix, notes) for name, arm in folders.items()],
         notes=notes,
+        findings=[
+            (name, finding)
+            for name, arm in folders.items()
+            for finding in tried(f"{FINDINGS} of {name or label}", partial(read_findings, arm.path), [])
+        ],
+        pictures=run.pictures,
     )
 
 

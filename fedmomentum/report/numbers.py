@@ -43,3 +43,8 @@ def size(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB" if abs(count) < 999.5 else f"{count:.0f} TB"
+
+
+def plural(count: float, unit: str) -> str:
+    """Write a number of things: ``1 round``, ``20 rounds``."""
+    return f"{count:,.0f} {unit}{'' if count == 1 else 's'}"

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from fedmomentum import __version__
 from fedmomentum.errors import UserError
-from fedmomentum.report import population, record, results
+from fedmomentum.report import experiment, population, record, results
 from fedmomentum.report.charts import MOST_CURVES, Chart, as_data, charts, groups, shown, spread_charts
-from fedmomentum.report.gather import Source, gather
+from fedmomentum.report.gather import Source, gather, unit_of
 from fedmomentum.report.headline import headline
 from fedmomentum.report.markup import Html, data_block, join, tag, text
-from fedmomentum.report.numbers import real
+from fedmomentum.report.numbers import plural, real
 from fedmomentum.report.pieces import named, section
 from fedmomentum.runs import Run
 from fedmomentum.runs.atomic import write_text
@@ -68,7 +68,14 @@ def page(sources: Sequence[Source]) -> tuple[str, list[Chart]]:
     best = sorted(line.index for line in found.lines[:MOST_CURVES])
     colours = {index: colour for colour, index in enumerate(best)}
     drawn = [*shown(measured, colours), *shown(spread_charts(arms), colours)]
-    data = as_data(drawn)
+    steady = [chart for chart in drawn if experiment.is_steady(chart)]
+    drawn = [chart for chart in drawn if chart not in steady]
+    federated = experiment.is_federated(sources)
+    unit = "round" if federated else "step"
+    if not federated:
+        drawn = experiment.plain_titles(drawn)
+    data = as_data(drawn, unit)
+    sentence = experiment.sentence(sources)
     figures = {
         kind: [results.chart_figure(c, d) for c, d in zip(drawn, data, strict=True) if c.kind == kind]
         for kind in ("metric", "spread", "probe")
@@ -76,15 +83,20 @@ def page(sources: Sequence[Source]) -> tuple[str, list[Chart]]:
     grid = {kind: tag("div", *made, class_="grid") for kind, made in figures.items() if made}
     sections: dict[str, Html | None] = {
         "setting": record.setting(sources),
-        "numbers": section("numbers", "Headline numbers", results.headline_table(found, colours)),
+        "numbers": section("numbers", "Headline numbers", results.headline_table(found, colours, federated))
+        if sentence is None
+        else None,
+        "predictions": experiment.findings(sources),
         "claims": results.claims(sources),
+        "pictures": experiment.pictures(sources),
         "curves": section("curves", "Curves", grid["metric"]) if "metric" in grid else None,
         "partition": population.partitions(sources),
         "clients": population.clients(arms, figures["spread"], colours),
         "participation": population.participation(arms),
         "time": results.time_profile(arms, colours),
         "probes": section("probes", "Probes and other measurements", grid["probe"]) if "probe" in grid else None,
-        "failures": record.failures(sources),
+        "steady": experiment.steady(sources, steady, colours),
+        "failures": record.failures(sources, federated),
         "provenance": record.provenance(sources),
         "repeat": record.repeat(sources),
     }
@@ -92,7 +104,7 @@ def page(sources: Sequence[Source]) -> tuple[str, list[Chart]]:
     body = join(
         [
             tag("a", "To the content", href="#content", class_="skip"),
-            _head(sources, results.finding(found), list(made)),
+            _head(sources, sentence or results.finding(found, unit), list(made)),
             tag("main", *made.values(), id="content"),
             tag("footer", f"Written by fedmomentum {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. ",
                 "The charts are drawn by uPlot 1.6.32 (MIT licence)."),
@@ -120,7 +132,7 @@ def _state(source: Source) -> Html:
     arms = len(groups(source.arms))
     seeds = max(Counter(arm.group for arm in source.arms).values(), default=1)
     rounds = max((real(row["round"]) for arm in source.arms for row in arm.rows), default=0.0)
-    words = [f"{rounds:.0f} rounds"] + [f"{arms} arms"] * (arms > 1) + [f"{seeds} seeds"] * (seeds > 1)
+    words = [plural(rounds, unit_of(source))] + [f"{arms} arms"] * (arms > 1) + [f"{seeds} seeds"] * (seeds > 1)
     started = str(source.status.get("started") or "")
     words += [f"{started[:16].replace('T', ' ')} UTC"] if started else []
     state = tag("span", source.state, class_=f"state {source.state}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +62,8 @@ def draw_probes(run: Run, *, folder: Path, question: str = "", name: str = "prob
         for axis in axes[len(made) :]:
             axis.set_axis_off()
         names = _names(made)
-        page.suptitle(question or "What clients measured", x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+        title = "\n".join(textwrap.wrap(question, 90, max_lines=3, placeholder=" …")) or "What clients measured"
+        page.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
         if len(names) > 1:
             handles = [_handle(axes[0], PALETTE[index]) for index in names]
             page.legend(handles, list(names.values()), loc="outside lower center", ncols=min(len(names), 4), fontsize=8)

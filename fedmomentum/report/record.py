@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedmomentum.report.gather import Arm, Source, mapping
+from fedmomentum.report.gather import Arm, Source, mapping, unit_of
 from fedmomentum.report.markup import Content, Html, join, table, tag, text
-from fedmomentum.report.numbers import real, size
+from fedmomentum.report.numbers import plural, real, size
 from fedmomentum.report.pieces import MOST_LINES, details, named, note, section
 
 MOST_VALUE = 300
@@ -84,8 +84,8 @@ def _side_by_side(sources: Sequence[Source], columns: Sequence[Mapping[str, str]
     return table(heads, rows, label=label, left=len(heads), class_="words")
 
 
-def failures(sources: Sequence[Source]) -> Html:
-    """Name every client whose reply was not used, why, and in which rounds."""
+def failures(sources: Sequence[Source], federated: bool = True) -> Html | None:
+    """Name every client whose reply was not used, why, and in which rounds; nothing where there are no clients."""
     arms = [arm for source in sources for arm in source.arms]
     found: dict[tuple[str, str, str, str], list[float]] = {}
     for arm in arms:
@@ -96,6 +96,8 @@ def failures(sources: Sequence[Source]) -> Html:
     messages += [
         note(tag("strong", source.label), ": ", text(message)) for source in sources for message in source.notes
     ]
+    if not found and not federated:
+        return section("failures", "Failures", *messages) if messages else None
     if not found:
         return section("failures", "Failures", tag("p", "Every reply was used."), *messages)
     kinds: dict[str, int] = {}
@@ -158,7 +160,7 @@ def _origin(source: Source) -> dict[str, str]:
     machine = mapping(facts.get("machine"))
     found = {
         "run folder": source.path.name,
-        "status": f"{source.state}, {source.status.get('rounds_done', '?')} rounds",
+        "status": f"{source.state}, {plural(real(source.status.get('rounds_done')), unit_of(source))}",
         "started": _when(source.status.get("started") or facts.get("started")),
         "ended": _when(source.status.get("ended")),
         "scenario": f"sha256 {source.status['hash']}" if source.status.get("hash") else "",

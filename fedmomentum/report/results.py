@@ -11,14 +11,14 @@ from fedmomentum.report.charts import MOST_BANDS, Chart, groups, mean
 from fedmomentum.report.gather import Arm, Source, mapping
 from fedmomentum.report.headline import Headline, Line, Point, total
 from fedmomentum.report.markup import Content, Html, join, number_cell, table, tag, text
-from fedmomentum.report.numbers import duration, number, real, size
+from fedmomentum.report.numbers import duration, number, plural, real, size
 from fedmomentum.report.pieces import MOST_LINES, MOST_NAME, details, named, note, section, swatch_class
 
 PHASES = ("configure", "broadcast", "train", "reduce", "aggregate", "evaluate_clients", "evaluate", "checkpoint")
 """The parts of a round, in their order."""
 
 
-def finding(found: Headline) -> str:
+def finding(found: Headline, unit: str = "round") -> str:
     """Say in a sentence where the arms ended."""
     lines = [line for line in found.lines if line.last]
     if not lines:
@@ -29,7 +29,10 @@ def finding(found: Headline) -> str:
     for line in lines[:4]:
         assert line.last is not None
         words = [text(line.name, most=MOST_NAME), *([f"reached {metric}"] if common is None else [])]
-        words += [number(line.last.value), *([f"after {line.last.round} rounds"] if line.last.round != common else [])]
+        words += [
+            number(line.last.value),
+            *([f"after {plural(line.last.round, unit)}"] if line.last.round != common else []),
+        ]
         words += [f"and diverged in round {line.diverged}"] if line.diverged is not None else []
         parts.append(" ".join(words))
         common = line.last.round if common is None else common
@@ -37,26 +40,38 @@ def finding(found: Headline) -> str:
     return "; ".join(parts) + rest + "."
 
 
-def headline_table(found: Headline, colours: Mapping[int, int]) -> Html:
-    """Show where each group of arms ended, the best first, and what that cost."""
+def headline_table(found: Headline, colours: Mapping[int, int], federated: bool = True) -> Html:
+    """Show where each group of arms ended, the best first, and what that cost.
+
+    Args:
+        found: the numbers.
+        colours: of the groups that are drawn.
+        federated: whether there were clients, messages and failures to count.
+    """
+    unit = "round" if federated else "step"
     metric = found.metric.replace("_", " ") or "metric"
     lines = found.lines[:MOST_LINES]
     seeds = any(line.seeds > 1 for line in found.lines)
     names = [tag("th", named(line.name, colours.get(line.index)), scope="row") for line in lines]
-    heads: list[Content] = ["arm", f"last {metric}", f"best {metric}", "in round"]
+    heads: list[Content] = ["arm", f"last {metric}", f"best {metric}", f"in {unit}"]
     words = []
     if math.isfinite(found.target):
         reach = number(found.target)
-        heads += [f"rounds to {reach}", "time to it", "bytes to it"]
+        heads += [f"{unit}s to {reach}", "time to it", *(["bytes to it"] if federated else [])]
         words.append(f"{reach} is {'90 % of the best value' if found.up else 'the lowest value over 0.9'}.")
     if seeds:
         words.insert(0, "Values of several seeds are their mean, with the lowest and highest seed under it.")
     if len(found.lines) > MOST_LINES:
         words.append(f"The {MOST_LINES} best of {len(found.lines)} arms.")
-    results = [[name, *_results(line, len(heads) > 4)] for name, line in zip(names, lines, strict=True)]
-    cost_heads: list[Content] = ["arm", *(["seeds"] if seeds else []), "rounds", "time", "client updates", "per second"]
-    cost_heads += ["failures", "bytes"]
-    costs = [[name, *([line.seeds] if seeds else []), *_costs(line)] for name, line in zip(names, lines, strict=True)]
+    results = [
+        [name, *_results(line, len(heads) > 4)[: len(heads) - 1]] for name, line in zip(names, lines, strict=True)
+    ]
+    cost_heads: list[Content] = ["arm", *(["seeds"] if seeds else []), f"{unit}s", "time"]
+    cost_heads += ["client updates", "per second", "failures", "bytes"] if federated else []
+    cells = 6 if federated else 2
+    costs = [
+        [name, *([line.seeds] if seeds else []), *_costs(line)[:cells]] for name, line in zip(names, lines, strict=True)
+    ]
     return join(
         [
             table(heads, results, label="Headline numbers"),
@@ -168,7 +183,11 @@ def chart_figure(chart: Chart, data: Mapping[str, Any]) -> Html:
     controls = []
     if len(axes) > 1:
         options = (
-            tag("label", tag("input", type="radio", name=f"{identifier}-axis", value=a, checked=i == 0), _axis(a))
+            tag(
+                "label",
+                tag("input", type="radio", name=f"{identifier}-axis", value=a, checked=i == 0),
+                _axis(a, data["axes"][a]),
+            )
             for i, a in enumerate(axes)
         )
         controls.append(tag("fieldset", tag("legend", "against", class_="quiet"), *options, class_="axes"))
@@ -196,8 +215,8 @@ def chart_figure(chart: Chart, data: Mapping[str, Any]) -> Html:
     )  # fmt: skip
 
 
-def _axis(axis: str) -> str:
-    return {"round": "rounds", "time": "time", "simulated": "simulated time", "bytes": "bytes"}[axis]
+def _axis(axis: str, label: str) -> str:
+    return {"round": f"{label}s", "time": "time", "simulated": "simulated time", "bytes": "bytes"}[axis]
 
 
 def _values(chart: Chart, most: int = 25) -> Html:

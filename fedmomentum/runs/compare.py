@@ -19,7 +19,7 @@ from fedmomentum.runs.estimate import Estimate, interval, median
 from fedmomentum.runs.read import Run
 from fedmomentum.runs.settings import ArmRun, arms_of, flat
 
-METRICS = ("accuracy", "loss", "train_loss")
+METRICS = ("accuracy", "loss", "train_loss", "relative_error")
 """What to compare where no metric is asked for: the first that all runs have."""
 
 _COSTS = ("seconds", "bytes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -17,14 +18,15 @@ from fedmomentum.runs.process import at_work
 from fedmomentum.runs.read import Run, list_runs
 from fedmomentum.runs.settings import arms_of, flat, merge
 
-METRIC = "accuracy"
+RATED = ("accuracy", "loss", "train_loss", "relative_error")
+"""What a run is told by: the first of these that it measured."""
 SILENT = 60.0
 """Seconds without a sign of life after which a run whose process is not here is no longer called running."""
 
 
 @dataclass(frozen=True)
 class ArmScore:
-    """Last and best accuracy of an arm; None where none was measured, NaN where it diverged."""
+    """Last and best value of an arm; None where none was measured, NaN where it diverged."""
 
     final: float | None
     best: float | None
@@ -42,6 +44,7 @@ class Entry:
             no sign of life for a minute, ``unreadable`` where a file is damaged.
         rounds_done: of all arms together.
         rounds: asked for, of all arms together.
+        metric: that the scores are of; empty where nothing was measured.
         arms: scores by name; a run without arms has one, ``""``.
         seconds: from start to end, or until now.
         bytes: of all its files.
@@ -54,6 +57,7 @@ class Entry:
     status: str = "unreadable"
     rounds_done: int = 0
     rounds: int = 0
+    metric: str = ""
     arms: dict[str, ArmScore] = field(default_factory=dict)
     seconds: float | None = None
     bytes: int = 0
@@ -61,9 +65,9 @@ class Entry:
 
     @property
     def leader(self) -> tuple[str, ArmScore] | None:
-        """The arm with the highest last accuracy, if any has one."""
+        """The arm with the best last value, if any has one."""
         scored = {name: arm for name, arm in self.arms.items() if arm.final is not None}
-        return max(scored.items(), key=lambda item: _height(item[1].final)) if scored else None
+        return max(scored.items(), key=lambda item: _height(item[1].final, self.metric)) if scored else None
 
     def as_dict(self) -> dict[str, object]:
         """Give the entry as plain data."""
@@ -101,9 +105,10 @@ def entry(run: Run) -> Entry:
     parts: Mapping[str, Run] = run.arms or {"": run}
     done = asked = 0
     updated = str(status.get("updated", ""))
+    metric = _metric(parts.values())
     for name, arm in parts.items():
         try:
-            arms[name] = score([row[METRIC] for row in arm.metrics if METRIC in row])
+            arms[name] = score([row[metric] for row in arm.metrics if metric in row], metric)
             last = int(arm.metrics[-1]["round"]) if arm.metrics else 0
             done += max(last, int(arm.status.get("rounds_done", 0)))
             asked += int(arm.status.get("rounds", 0))
@@ -123,13 +128,24 @@ def entry(run: Run) -> Entry:
     ended = status.get("ended") or (None if kind == "running" else updated)
     seconds = _since(str(status.get("started", "")), ended)
     took = seconds if math.isfinite(seconds) else None
-    return Entry(run.path, run.name, str(status.get("started", "")), kind, done, asked, arms, took, size, problem)
+    return Entry(
+        run.path, run.name, str(status.get("started", "")), kind, done, asked, metric, arms, took, size, problem
+    )
 
 
-def score(values: Sequence[float]) -> ArmScore:
+def score(values: Sequence[float], metric: str = RATED[0]) -> ArmScore:
     """Give the last of the measured values and the best finite one."""
     finite = [value for value in values if math.isfinite(value)]
-    return ArmScore(values[-1] if values else None, max(finite, default=None))
+    better: Callable[..., float | None] = max if metric == RATED[0] else min
+    return ArmScore(values[-1] if values else None, better(finite, default=None))
+
+
+def _metric(arms: Iterable[Run]) -> str:
+    measured: set[str] = set()
+    for arm in arms:
+        with suppress(UserError):  # told where its rows are read
+            measured |= {metric for row in arm.metrics for metric in RATED if metric in row}
+    return next((metric for metric in RATED if metric in measured), "")
 
 
 def planned(scenario: Mapping[str, Any]) -> int:
@@ -154,12 +170,17 @@ def disk_usage(folder: str | os.PathLike[str]) -> int:
     return total
 
 
-def _height(value: float | None) -> float:
-    return -math.inf if value is None or not math.isfinite(value) else value
+def _height(value: float | None, metric: str) -> float:
+    """Give a value such that the better one is the higher one."""
+    if value is None or not math.isfinite(value):
+        return -math.inf
+    return value if metric == RATED[0] else -value
 
 
 def _by_accuracy(entry: Entry) -> float:
-    return -_height(entry.leader[1].final) if entry.leader else math.inf
+    if entry.leader is None or entry.metric != RATED[0]:
+        return math.inf
+    return -_height(entry.leader[1].final, entry.metric)
 
 
 SORTS: dict[str, Callable[[Entry], Any]] = {

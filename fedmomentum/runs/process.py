@@ -16,7 +16,7 @@ def this_process() -> dict[str, object]:
 def at_work(status: Mapping[str, Any]) -> bool:
     """Say whether the process that a status names is on this machine and has not ended."""
     pid, began = status.get("pid"), status.get("pid_began")
-    if not alive(pid):
+    if not isinstance(pid, int) or not alive(pid):
         return False
     now = _began(pid)
     return began is None or now is None or began == now

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from fedmomentum.scenario.block import Block, ByName, Count, Decay, NonNegative, Positive, Share
+from fedmomentum.scenario.block import Block, ByName, Count, Decay, NonNegative, Positive, Share, Whole
 from fedmomentum.scenario.scenario import Scenario
 
 Form = Literal["heavy_ball", "ema", "nesterov"]
@@ -114,6 +114,9 @@ class Games(Block):
     momentum_y: SignedDecay = Field(default=0.0, description="of the maximiser; may be negative")
     turns: bool = Field(default=True, description="whether y sees the x that has already moved")
     steps: Count = Field(default=3000, description="rounds of the game")
+    gan_steps: Whole = Field(
+        default=0, description="rounds of a small GAN: its generator has momentum_x, its discriminator momentum_y"
+    )
 
 
 class Temperature(Block):

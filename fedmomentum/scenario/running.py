@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedmomentum.scenario.block import Auto, Block, Count, NonNegative, Positive, Probability, Whole
+from fedmomentum.scenario.block import Auto, Block, Count, Misfit, NonNegative, Positive, Probability, Whole
 
 
 class Engine(Block):
@@ -42,6 +43,16 @@ class Engine(Block):
     )
 
 
+class Posterior(Block):
+    """Models of the rounds as draws from a posterior, whose probabilities the server averages."""
+
+    burn_in: Whole = Field(default=0, description="rounds at the start that give no draw")
+    every: Count = Field(default=1, description="rounds between two draws")
+    keep: Annotated[int, Field(ge=2)] = Field(
+        default=30, description="draws at the most; past it every other one goes, and fewer are taken from then on"
+    )
+
+
 class Evaluate(Block):
     """When and on what the global model is tested."""
 
@@ -56,6 +67,21 @@ class Evaluate(Block):
     clients: Probability = Field(
         default=0.0, description="fraction of the clients that test the model on their own validation part"
     )
+    calibration: bool = Field(
+        default=False, description="measure how far the model's probabilities can be trusted: `ece`, `entropy`"
+    )
+    posterior: Posterior | None = Field(
+        default=None, description="keep draws, and judge their averaged probabilities: `posterior_accuracy` and so on"
+    )
+    ood: Literal["digits", "fashion_mnist"] | None = Field(
+        default=None, description="images of none of the classes, scaled to fit: `ood_entropy`; null: none"
+    )
+
+    def misfits(self) -> Iterator[Misfit]:
+        """Refuse images of another kind that nobody looks at."""
+        yield from super().misfits()
+        if self.ood is not None and not self.calibration and self.posterior is None:
+            yield Misfit(("ood",), "is looked at with calibration: true or a posterior; set one of them")
 
 
 class Checkpoint(Block):

@@ -16,14 +16,16 @@ from fedmomentum.scenario.block import CUSTOM, Block, ByName, tag, tag_of
 from fedmomentum.scenario.dump import as_yaml
 from fedmomentum.scenario.federated import FederatedScenario
 from fedmomentum.scenario.optimize import OptimizeScenario
+from fedmomentum.scenario.sample import SampleScenario
 
-AnyScenario: TypeAlias = FederatedScenario | AnalogyScenario | OptimizeScenario
+AnyScenario: TypeAlias = FederatedScenario | AnalogyScenario | OptimizeScenario | SampleScenario
 """A scenario of any kind."""
 
 KINDS: Mapping[str, type[AnyScenario]] = {
     "federated": FederatedScenario,
     "analogy": AnalogyScenario,
     "optimize": OptimizeScenario,
+    "sample": SampleScenario,
 }
 """``kind`` -> schema. A further kind of scenario is a further entry."""
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
 
 from fedmomentum.simulation.executor import Answer, Lost, MakeWorker
 from fedmomentum.simulation.ray_pool import RayPool
@@ -41,8 +41,23 @@ class RayExecutor:
         self.broadcast_seconds = 0.0
         """Seconds that the last broadcast took."""
         self._resident = tuple(ray.put(item) for item in resident)
-        for actor in self.pool.actors:
-            actor.build.remote(self._make, *self._resident)
+        self._coming: dict[int, Any] = {}
+        """Workers that are not known to be there yet, and what will say so."""
+        for position in range(len(self.pool.actors)):
+            self._build(position)
+
+    def _build(self, position: int) -> None:
+        self._coming[position] = self.pool.actors[position].build.remote(self._make, *self._resident)
+
+    def there(self) -> list[int]:
+        """Give the workers that can begin at once; all of them where none can.
+
+        One that takes the place of a worker whose machine is gone may have to wait for another machine.
+        """
+        if self._coming:
+            done, _ = ray.wait(list(self._coming.values()), num_returns=len(self._coming), timeout=0)
+            self._coming = {position: built for position, built in self._coming.items() if built not in done}
+        return [p for p in range(len(self.pool.actors)) if p not in self._coming] or list(self._coming)
 
     @property
     def replaced(self) -> int:
@@ -86,7 +101,7 @@ class RayExecutor:
                 results[position] = ray.get(reference)
             except RayTaskError as error:
                 raise error.as_instanceof_cause() from None
-            except (RayActorError, WorkerCrashedError) as error:
+            except (RayActorError, WorkerCrashedError, ObjectLostError) as error:
                 self.replace(actor)
                 held = sorted([position, *(p for a, p in running.values() if a == actor)])
                 running = {r: (a, p) for r, (a, p) in running.items() if a != actor}
@@ -107,8 +122,9 @@ class RayExecutor:
         load: list[int],
     ) -> None:
         """Give the next tasks, largest first, to the workers that hold the fewest."""
+        there = self.there() if waiting else []
         while waiting:
-            actor = min(range(len(load)), key=load.__getitem__)
+            actor = min(there, key=load.__getitem__)
             if load[actor] >= AHEAD:
                 return
             position = waiting.popleft()
@@ -117,7 +133,8 @@ class RayExecutor:
 
     def replace(self, actor: int) -> None:
         """Put a new worker in the place of one that is dead or given up."""
-        self.pool.replace(actor).build.remote(self._make, *self._resident)
+        self.pool.replace(actor)
+        self._build(actor)
 
     def test(self, task: Any, payload: Any) -> Answer:
         """Let a worker test a model while the others, and then all of them, go on with the next round."""
@@ -126,11 +143,11 @@ class RayExecutor:
 
     def ask(self, attribute: str) -> Any:
         """Give an attribute of the first worker."""
-        return ray.get(self.pool.actors[0].ask.remote(attribute))
+        return ray.get(self.pool.actors[self.there()[0]].ask.remote(attribute))
 
     def facts(self) -> dict[str, object]:
         """Say how tasks run."""
-        return {"engine": "ray", "workers": self.pool.workers, "ray_nodes": len(ray.nodes())}
+        return {"engine": "ray", "workers": self.pool.workers, "ray_nodes": sum(node["Alive"] for node in ray.nodes())}
 
     def close(self) -> None:
         """End the pool where it is this executor's own."""
@@ -143,10 +160,10 @@ class _Test:
 
     def __init__(self, executor: RayExecutor, task: Any, payload: Any) -> None:
         self._executor, self._task, self._payload = executor, task, payload
-        self.actor = len(executor.pool.actors) - 1  # the first ones get the largest blocks
         self._start()
 
     def _start(self) -> None:
+        self.actor = self._executor.there()[-1]  # the first ones get the largest blocks
         self._handle = self._executor.pool.actors[self.actor]
         self._answer = self._handle.test.remote(self._task, self._payload)
 
@@ -165,7 +182,7 @@ class _Test:
                 return ray.get(self._answer)
             except RayTaskError as error:
                 raise error.as_instanceof_cause() from None
-            except (RayActorError, WorkerCrashedError):
+            except (RayActorError, WorkerCrashedError, ObjectLostError):
                 if attempt == ATTEMPTS:
                     raise
                 if self._executor.pool.actors[self.actor] is self._handle:  # nobody has replaced it yet

@@ -71,8 +71,8 @@ def start_ray(address: str | None, *, cpus: int | None = None) -> bool:
     before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
     os.environ.update(WORKER_ENVIRONMENT)  # a local Ray's workers inherit it, which saves a runtime environment
     try:
-        # "local": without it Ray would join a cluster that somebody runs on this machine, or fail because of it
-        ray.init("local", include_dashboard=False, num_cpus=cpus, **common)
+        # "local": not a cluster that happens to run on this machine
+        ray.init(address="local", include_dashboard=False, num_cpus=cpus, **common)
     finally:
         for name, value in before.items():
             if value is None:

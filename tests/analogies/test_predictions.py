@@ -97,8 +97,8 @@ class TestControl:
             arm.hold(2.0, 1.0)
 
     def test_pid_refuses(self) -> None:
-        with pytest.raises(ValueError, match="need lr > 0"):
-            pd_control.pid(lr=0.1, momentum=1.0)
+        with pytest.raises(ValueError, match=r"momentum must be in \[-1, 1\]"):
+            pd_control.pid(lr=0.1, momentum=1.5)
 
 
 class TestPlateau:

@@ -88,7 +88,10 @@ def serve(path, here: list[Node] | dict[int, Node], *, listeners=(), **settings:
     wanted = Settings(**{"scenario": str(path), "node_timeout": 0.2, "round_timeout": 0.2, **settings})
     lines: list[str] = []
     serving = Serving(
-        wanted.load(), wanted, Net(here, wanted.config()), Announcer(write=lines.append, followed=bool(wanted.run))
+        wanted.load(),
+        wanted,
+        Net(here, wanted.config()),
+        Announcer(write=lines.append, followed=bool(wanted.run), largest=2**20),
     )
     serving.listeners += listeners
     return serving.go(), lines

@@ -7,9 +7,12 @@ import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord
 from safetensors.torch import load_file
 
+from fedmomentum import scenario as scenarios
+from fedmomentum.course import Result
 from fedmomentum.data import load
+from fedmomentum.deployment.deploy import Following
 from fedmomentum.errors import UserError
-from fedmomentum.runs import load_run
+from fedmomentum.runs import Recorder, RunFolder, load_run
 from tests.deployment.net import Node, nodes, serve, simulate
 from tests.end_to_end.tiny import same_models, write
 
@@ -280,8 +283,6 @@ def test_what_only_a_simulation_can_do_is_refused(tmp_path, name):
 
     setting = {"dropout": 0.5, "stragglers": {"deadline": 1.0}}[name]
     path = scenario(tmp_path, participation={**ALL, name: setting})
-    from fedmomentum import scenario as scenarios
-
     with pytest.raises(UserError, match=f"participation.{name}"):
         kept(scenarios.load(path))
 
@@ -310,3 +311,24 @@ def test_a_server_that_has_no_data_trains_on_what_clients_have(tmp_path):
         simulate(path, tmp_path / "runs")
     refused, _ = serve(path, nodes(2), clients=2)
     assert "the scenario has no data of its own" in refused.warnings[0]
+
+
+def test_what_is_heard_of_a_run_gives_its_run_folder_again(tmp_path):
+    """The log is read twice, as after a lost connection, and between lines of somebody else."""
+    path = scenario(tmp_path, strategy={"name": "scaffold"})
+    here = nodes(3)
+    here[2].mute = True
+    result, lines = serve(path, here, run="tiny/one")
+    loaded = scenarios.load(path)
+    folder = RunFolder.at(
+        tmp_path / "heard", "tiny", scenario_text=loaded.text, resolved=loaded.resolved(), hash=loaded.hash
+    )
+    said: list[str] = []
+    following = Following(folder, Result("tiny", folder.path), [Recorder(folder)], said.append)
+    for line in [*lines[:7], "INFO: something else", *lines]:
+        following.hear(line)
+    for table in ("metrics.jsonl", "clients.jsonl", "failures.jsonl"):
+        assert (folder.path / table).read_text() == (result.folder / table).read_text()
+    assert same_models(folder.path, result.folder)
+    assert following.result.metrics == result.metrics
+    assert len([text for text in said if "client 0 has joined (node 9000" in text]) == 1

@@ -170,7 +170,9 @@ def test_what_cannot_be_compared(store: Store) -> None:
     )
     empty = store({}, name="empty")
     both = [load_run(scored), load_run(lossy)]
-    with pytest.raises(UserError, match=r"none of accuracy, loss, train_loss was measured in all of scored, lossy"):
+    with pytest.raises(
+        UserError, match=r"none of accuracy, loss, train_loss, relative_error was measured in all of scored, lossy"
+    ):
         compare(both)
     with pytest.raises(UserError, match=r"'accuracy' was not measured in lossy; all have bytes_down"):
         compare(both, metric="accuracy")

@@ -38,8 +38,11 @@ def test_the_leader_is_the_arm_with_the_highest_last_value(store: Store) -> None
     assert one.leader is not None and one.leader[0] == "B"
     assert (one.rounds_done, one.rounds, len(one.arms)) == (6, 6, 3)
     assert one.arms["C"].best == 0.9 and math.isnan(one.arms["C"].final or 0)
-    unscored = entry(load_run(store({"": [0.5, 0.4]}, metric="loss")))
-    assert unscored.leader is None
+    by_loss = entry(load_run(store({"A": [0.5, 0.3], "B": [0.1, 0.4]}, metric="loss")))
+    assert by_loss.metric == "loss" and by_loss.leader is not None
+    assert by_loss.leader == ("A", by_loss.arms["A"]) and by_loss.arms["B"].best == 0.1
+    unscored = entry(load_run(store({"": [0.5, 0.4]}, metric="something")))
+    assert unscored.leader is None and unscored.metric == ""
 
 
 def test_a_run_under_way(store: Store) -> None:

@@ -27,7 +27,9 @@ ALL = tuple(name for name in PROBES if name != "batch_norm")
 
 
 def probed(**settings):
-    return spec(measure=Measure(ALL, every=2), adapt=Adapt(momentum=True), epochs=2, vectorize="off", **settings)
+    return spec(
+        measure=Measure(ALL, every=2), adapt=Adapt(momentum=True, every=2), epochs=2, vectorize="off", **settings
+    )
 
 
 def test_a_deployed_client_measures_the_same():
