@@ -26,6 +26,12 @@ def same_science(was: Run, resolved: Mapping[str, Any]) -> None:
     """
     old, new = _flat(was.scenario), _flat(resolved)
     differ = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not _free(key))
+    unknown = [key for key in differ if key not in old]
+    if differ and unknown == differ:
+        raise UserError(
+            f"{was.path}: written by another version of fedmomentum, which did not have {_some(unknown)}; what it did "
+            f"instead is not known here. Go on with that version ({PROVENANCE} names it), or start a new run."
+        )
     if differ:
         key = differ[0]
         more = f", and {len(differ) - 1} more" if len(differ) > 1 else ""
@@ -33,6 +39,10 @@ def same_science(was: Run, resolved: Mapping[str, Any]) -> None:
             f"{was.path}: a checkpoint of another scenario: {key} was {old.get(key)!r}, now {new.get(key)!r}{more}. "
             "Going on, only rounds, engine (without vectorize, block_size and threads) and checkpoint may change."
         )
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more settings"
 
 
 def not_shortened(was: Run, rounds: Mapping[str, int]) -> None:

@@ -10,6 +10,7 @@ import secrets
 import signal
 
 import pytest
+import yaml
 from flwr.serverapp import strategy as stock
 
 import fedmomentum as fm
@@ -118,6 +119,18 @@ def test_another_scenario_is_refused_with_the_reason(tmp_path, override, names):
     with pytest.raises(UserError, match=names):
         fm.resume(run.folder, overrides=[override])
     assert before == {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()}
+
+
+def test_a_run_of_before_a_setting_was_there_is_refused_as_of_another_version(tmp_path):
+    run = fm.run(write(tmp_path), out=tmp_path / "runs")
+    resolved = run.folder / "resolved.yaml"
+    settings = yaml.safe_load(resolved.read_text())
+    assert settings["client"].pop("epochs") == 1
+    resolved.write_text(yaml.safe_dump(settings))
+    with pytest.raises(
+        UserError, match=r"another version of fedmomentum, which did not have client\.epochs; .*start a new"
+    ):
+        fm.resume(run.folder, overrides=["rounds=9"])
 
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path):
