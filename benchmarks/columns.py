@@ -86,7 +86,7 @@ def _cached(client: int) -> tuple:
     return _CACHE[client]
 
 
-def ours(model: str, rounds: int, *, engine: str, workers: int = 2) -> list[float]:
+def ours(model: str, rounds: int, *, engine: str, workers: int = 2, precision: str = "float32") -> list[float]:
     """Our engine under our FedAvg, through the same round loop that scenarios use."""
     import numpy as np
 
@@ -112,6 +112,7 @@ def ours(model: str, rounds: int, *, engine: str, workers: int = 2) -> list[floa
         model=ModelSpec(MODELS[model], (1, 28, 28), 10),
         optimizer={"name": "heavy_ball", "lr": LR, "momentum": MOMENTUM},
         batch_size=BATCH,
+        precision=precision,
     )
     make = partial(Worker, spec)
     if engine == "ray":
@@ -134,6 +135,7 @@ COLUMNS: dict[str, Callable[[str, int], list[float]]] = {
     "bare torch loop, 1 thread": bare_loop,
     "Flower simulation": flower_simulation,
     "fedmomentum, Ray, 2 actors": partial(ours, engine="ray"),
+    "fedmomentum, Ray, 2 actors, bf16": partial(ours, engine="ray", precision="bf16"),
     "fedmomentum, inline": partial(ours, engine="inline"),
 }
 

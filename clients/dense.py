@@ -19,7 +19,7 @@ from fedmomentum.trees import Tree
 Gradients = Callable[[Tree, Tensor, Tensor, Tensor], tuple[Tree, Tensor]]
 """Stacked parameters, examples ``[K, B, ...]``, labels ``[K, B]``, weights ``[K, B]`` -> gradients, losses ``[K]``."""
 
-NARROW = 16
+NARROW = 12
 """Outputs up to which ``W h^T`` is the faster of the two orders of a small product (benchmarks/vectorize.py)."""
 
 

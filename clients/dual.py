@@ -23,9 +23,10 @@ from fedmomentum.clients.batches import StackedPlan, pad
 from fedmomentum.clients.dense import Goal, Layer, descend, momentum_step
 from fedmomentum.trees import Tree, expand
 
-EXAMPLES_PER_UNIT = 3
-"""Examples of a client for each output of the layer up to which the dual form pays (benchmarks/vectorize.py): beyond,
-the inner products of the examples cost more than the weights that they save."""
+EXAMPLES_PER_UNIT, MOST_PASSES = 1, 2
+"""Examples of a client, for each output of the layer and each pass over them, up to which the dual form pays: beyond,
+the inner products of the examples cost more than the weights that they save. Those are taken once, so a client that
+goes over its examples twice or more may have twice as many (benchmarks/vectorize.py)."""
 LEAST_UNITS = 32
 """Outputs of the first layer from which it is the part of the work that matters."""
 STACK_NUMBERS = 2 << 20
@@ -50,8 +51,10 @@ class Dual:
     def __init__(self, layers: Sequence[Layer], units: int, features: int) -> None:
         """Take the layers of a network of at least two, the first of which has so many outputs and inputs."""
         self.first, self.above, self.units, self.features = layers[0], layers[1:], units, features
-        self.limit = units * EXAMPLES_PER_UNIT
-        """Examples of a client up to which it pays."""
+
+    def pays(self, examples: int, passes: float) -> bool:
+        """Say whether it is the faster form for a client that goes over so many examples so many times."""
+        return examples <= EXAMPLES_PER_UNIT * self.units * max(1.0, min(passes, MOST_PASSES))
 
     def width(self, examples: int) -> int:
         """Give how many clients of so many examples are stacked at a time."""

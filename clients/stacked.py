@@ -87,14 +87,14 @@ class StackedTrainer:
         clients = sorted(plans, key=lambda c: (-len(plans[c]), place[c]))
         plain = local.direction is None and local.begin is None
         dual = self._dual if plain and task.reduce and local.finish is None and not self.spec.keep_state else None
-        for some, with_dual in self._groups(clients, counts, dual):
+        for some, with_dual in self._groups(clients, counts, plans, dual):
             group = _Group(some, [plans[c] for c in some], [counts[c] for c in some], factor)
             if dual is None or not with_dual or not self._in_dual_form(dual, group, records, examples, collector):
                 self._together(group, task, records, examples, local, collector, fused=plain)
         return collector
 
     def _groups(
-        self, clients: list[int], counts: Mapping[int, int], dual: Dual | None
+        self, clients: list[int], counts: Mapping[int, int], plans: Mapping[int, np.ndarray], dual: Dual | None
     ) -> Iterator[tuple[list[int], bool]]:
         """Cut clients into those that are stacked together, each group with whether it trains in dual form.
 
@@ -102,16 +102,15 @@ class StackedTrainer:
         given room for as many as the largest.
         """
         size = sum(p.numel() * p.element_size() for p in self.network.params.values())
-        alike: list[list[int]] = []
+        alike: list[tuple[list[int], bool]] = []
         for client in clients:
-            most = counts[alike[-1][0]] if alike else 0
-            small = [dual is not None and n <= dual.limit for n in (counts[client], most)]
-            if not alike or small[0] != small[1] or (small[0] and 2 * counts[client] <= most):
-                alike.append([])
-            alike[-1].append(client)
-        for group in alike:
-            most = counts[group[0]]
-            in_dual = dual is not None and most <= dual.limit
+            n, (steps, batch) = counts[client], plans[client].shape
+            in_dual = dual is not None and dual.pays(n, steps / -(-n // batch))
+            if not alike or alike[-1][1] != in_dual or (in_dual and 2 * n <= counts[alike[-1][0][0]]):
+                alike.append(([], in_dual))
+            alike[-1][0].append(client)
+        for group, in_dual in alike:
+            most = max(counts[client] for client in group)
             width = dual.width(most) if dual is not None and in_dual else max(1, STACK_BYTES // max(size, 1))
             even = -(-len(group) // -(-len(group) // width))
             for begin in range(0, len(group), even):

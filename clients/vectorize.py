@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from fedmomentum.clients.dense import dense_gradients, read_layers
-from fedmomentum.clients.dual import dual
+from fedmomentum.clients.dual import EXAMPLES_PER_UNIT, MOST_PASSES, dual
 from fedmomentum.clients.fused import fused_sgd, heavy_ball
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec, Vectorize
@@ -81,4 +81,7 @@ def _training_path(network: Network, spec: ClientSpec) -> str:
         return "batched products, the rule itself"
     form = dual(module, read_layers(module)) if spec.method == "local_sgd" and not spec.keep_state else None
     words = "batched products with the momentum built in"
-    return words if form is None else f"{words}; the first layer in dual form for up to {form.limit} examples a client"
+    if form is None:
+        return words
+    most = EXAMPLES_PER_UNIT * form.units
+    return f"{words}; the first layer in dual form for up to {most} examples a client and pass (at most {MOST_PASSES})"

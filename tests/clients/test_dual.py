@@ -123,19 +123,18 @@ def test_a_client_with_bad_data_is_named_and_the_others_count(always, poison):
         np.testing.assert_allclose(bad.mean["arrays"][name], x, rtol=2e-6, atol=2e-6)
 
 
-def test_the_choice_goes_by_the_width_of_the_layer_and_the_size_of_the_client(monkeypatch):
-    monkeypatch.setattr(dual_form, "EXAMPLES_PER_UNIT", 1)
+def test_the_choice_goes_by_the_width_of_the_layer_and_the_work_of_the_client(monkeypatch):
     used = []
     train = dual_form.Dual.train
     monkeypatch.setattr(
         dual_form.Dual, "train", lambda self, *a, **k: (used.append(len(a[2].steps)), train(self, *a, **k))[1]
     )
-    sizes = (40, 33, 32, 10, 31)
-    for units, groups in ((31, []), (32, [2, 1])):
+    sizes = (70, 33, 32, 10, 31)
+    for units, epochs, groups in ((31, 1, []), (32, 1, [2, 1]), (32, 2, [3, 1])):
         used.clear()
-        wanted = spec(options={"hidden": [units]}, vectorize="on")
+        wanted = spec(options={"hidden": [units]}, vectorize="on", epochs=epochs)
         Worker(wanted, federation(sizes)).run(train_task(range(5), reduce=True), records(wanted))
-        assert used == groups  # 32 and 31 examples together; 10 would be given room for three times as many
+        assert used == groups  # like sizes together: 10 would be given room for three times as many
 
 
 def test_blocks_do_not_change_what_a_client_contributes(always):

@@ -18,7 +18,11 @@ ADAM = {"name": "adam", "lr": 0.01}
     ("model", "settings", "words"),
     [
         ("logistic", {"options": {}}, "batched products with the momentum built in"),
-        ("mlp", {"options": {"hidden": [40]}}, "the first layer in dual form for up to 120 examples a client"),
+        (
+            "mlp",
+            {"options": {"hidden": [40]}},
+            "the first layer in dual form for up to 40 examples a client and pass (at most 2)",
+        ),
         ("mlp", {"options": {"hidden": [31]}}, "momentum built in"),
         ("mlp", {"options": {"hidden": [40]}, "keep_state": True}, "momentum built in"),
         ("mlp", {"optimizer": ADAM}, "batched products, the rule itself"),

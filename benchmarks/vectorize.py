@@ -1,0 +1,153 @@
+"""What the recorded rules of ``vectorize: auto`` rest on: where which way of training a dense client is the faster one.
+
+``python -m benchmarks.vectorize [orders] [stacking] [dual] [bare] [--repeats 5]``. Times are processor time of one
+thread, the shortest of interleaved repeats, so that a busy machine changes them little; a ratio above 1 says that the
+second way is the faster one. The figures settle ``NARROW`` (orders), ``STACK_LIMIT`` (stacking) and
+``EXAMPLES_PER_UNIT`` (dual); ``bare`` compares a worker with a plain loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from unittest import mock
+
+import numpy as np
+import torch
+
+from benchmarks.workload import BATCH, EXAMPLES, LR, MODELS, MOMENTUM, client_data, network, train
+from fedmomentum.clients import dual as dual_form
+from fedmomentum.clients import stacked
+from fedmomentum.clients.block import BlockTask
+from fedmomentum.clients.collect import to_arrays
+from fedmomentum.clients.spec import ClientSpec, ModelSpec
+from fedmomentum.clients.worker import Worker
+from fedmomentum.data import Dataset, FederatedData, Partition
+from fedmomentum.simulation.ray_pool import WORKER_ENVIRONMENT
+
+CLIENTS = 16
+
+
+def fastest(ways: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Give the shortest processor time of each of several ways, taken in turn."""
+    times: list[list[float]] = [[] for _ in ways]
+    for repeat in range(repeats + 1):
+        for way, kept in zip(ways, times, strict=True):
+            began = time.thread_time()
+            way()
+            if repeat:  # the first one allocates
+                kept.append(time.thread_time() - began)
+    return [min(kept) for kept in times]
+
+
+def orders(repeats: int) -> None:
+    """``h W^T`` against ``(W h^T)^T`` for 16 clients."""
+    print("| outputs | features | batch | h W^T us | (W h^T)^T us | ratio |\n|---|---|---|---|---|---|")
+    for outputs in (2, 10, 16, 24, 64):
+        for features, batch in ((60, 20), (784, 20), (784, 64)):
+            h, w = torch.randn(CLIENTS, batch, features), torch.randn(CLIENTS, outputs, features)
+            a, b = fastest([lambda: torch.bmm(h, w.mT), lambda: torch.bmm(w, h.mT).mT], 20 * repeats)  # noqa: B023
+            print(f"| {outputs} | {features} | {batch} | {a * 1e6:.0f} | {b * 1e6:.0f} | {a / b:.2f} |")
+
+
+def _task(hidden: list[int], examples: int, epochs: int, vectorize: str) -> Callable[[], object]:
+    rng = np.random.default_rng(0)
+    count = CLIENTS * examples
+    x, y = rng.standard_normal((count, 1, 28, 28), dtype=np.float32), rng.integers(0, 10, count)
+    dataset = Dataset(name="noise", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
+    data = FederatedData.build(dataset, Partition(np.arange(count), np.arange(CLIENTS + 1) * examples))
+    spec = ClientSpec(
+        model=ModelSpec("mlp", (1, 28, 28), 10, 0, {"hidden": hidden}),
+        optimizer={"name": "heavy_ball", "lr": 0.01, "momentum": 0.9},
+        epochs=epochs,
+        vectorize=vectorize,  # type: ignore[arg-type]
+    )
+    worker = Worker(spec, data)
+    sent = {"arrays": to_arrays(worker.network.tree())}
+    task = BlockTask(index=0, kind="train", round=1, clients=tuple(range(CLIENTS)))
+    return lambda: worker.run(task, sent)
+
+
+def stacking(repeats: int) -> None:
+    """One client after another against stacked ones with weights of their own."""
+    print("| hidden | parameters | one by one ms | stacked ms | ratio |\n|---|---|---|---|---|")
+    for hidden in ([], [50], [200], [1000], [2000]):
+        with mock.patch.object(dual_form, "LEAST_UNITS", sys.maxsize):
+            ways = [_task(hidden, 40, 1, vectorize) for vectorize in ("off", "on")]
+        a, b = (1e3 * t / CLIENTS for t in fastest(ways, repeats))
+        sizes = [784, *hidden, 10]
+        parameters = sum((i + 1) * o for i, o in pairwise(sizes))
+        print(f"| {hidden} | {parameters:,} | {a:.3f} | {b:.3f} | {a / b:.2f} |")
+
+
+def dual(repeats: int) -> None:
+    """Stacked clients with weights of their own against the first layer in dual form."""
+    print("| units | examples | epochs | own weights ms | dual form ms | ratio |\n|---|---|---|---|---|---|")
+    for units in (16, 32, 64, 200):
+        for epochs in (1, 3):
+            for multiple in (1, 2, 3, 4, 6):
+                with mock.patch.object(dual_form, "LEAST_UNITS", sys.maxsize):
+                    plain = _task([units], multiple * units, epochs, "on")
+                with (
+                    mock.patch.object(dual_form, "LEAST_UNITS", 1),
+                    mock.patch.object(dual_form, "EXAMPLES_PER_UNIT", 1000),
+                ):
+                    other = _task([units], multiple * units, epochs, "on")
+                a, b = (1e3 * t / CLIENTS for t in fastest([plain, other], repeats))
+                print(f"| {units} | {multiple * units} | {epochs} | {a:.3f} | {b:.3f} | {a / b:.2f} |", flush=True)
+
+
+def bare(repeats: int) -> None:
+    """A plain torch loop against a worker of ours, workload W, a client."""
+    print("| model | precision | plain loop ms | ours ms | ratio |\n|---|---|---|---|---|")
+    clients = 50
+    parts = [client_data(c) for c in range(clients)]
+    x, y = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
+    dataset = Dataset(name="W", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
+    data = FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES))
+    tensors = [tuple(torch.from_numpy(a) for a in part) for part in parts]
+    for model, precision in (("lin", "float32"), ("mlp", "float32"), ("cnn", "float32"), ("cnn", "bf16")):
+        spec = ClientSpec(
+            model=ModelSpec(MODELS[model], (1, 28, 28), 10),
+            optimizer={"name": "heavy_ball", "lr": LR, "momentum": MOMENTUM},
+            batch_size=BATCH,
+            precision=precision,  # type: ignore[arg-type]
+        )
+        worker, module = Worker(spec, data), network(model)
+        sent = {"arrays": to_arrays(worker.network.tree())}
+        task = BlockTask(index=0, kind="train", round=1, clients=tuple(range(clients)))
+
+        def loop(module: torch.nn.Module = module) -> None:
+            for client, (a, b) in enumerate(tensors):
+                train(module, a, b, np.random.default_rng(client))
+
+        ways = (loop, partial(worker.run, task, sent))
+        a, b = (1e3 * t / clients for t in fastest(ways, repeats))
+        print(f"| {model} | {precision} | {a:.3f} | {b:.3f} | {a / b:.2f} |", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables."""
+    parts = {"orders": orders, "stacking": stacking, "dual": dual, "bare": bare}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=[[], *parts], default=[])
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args(arguments)
+    if WORKER_ENVIRONMENT.items() - os.environ.items():  # as in an actor: glibc reads it when a process begins
+        words = [sys.executable, "-m", "benchmarks.vectorize", *(arguments or sys.argv[1:])]
+        os.execve(sys.executable, words, {**os.environ, **WORKER_ENVIRONMENT})
+    torch.set_num_threads(1)
+    print(f"stacked at a time: {stacked.STACK_BYTES:,} bytes of parameters, {dual_form.STACK_NUMBERS:,} in dual form")
+    for name in options.parts or parts:
+        print(f"\n{name}: {parts[name].__doc__.strip()}\n")
+        parts[name](options.repeats)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
