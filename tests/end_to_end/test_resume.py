@@ -183,7 +183,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
     for kill in range(KILLS):
         checkpoint = kill % 4 == 0  # in the middle of writing one, else anywhere, or anytime
         at = rng.randrange(2, 7) if checkpoint else rng.randrange(1, 150) if kill % 2 else None
-        process = processes.Process(target=live, args=(path, out, at, "/checkpoints/.tmp-" if checkpoint else ""))
+        process = processes.Process(target=live, args=(path, out, at, "checkpoints/.tmp-" if checkpoint else ""))
         process.start()
         process.join(120 if at else rng.random())
         process.kill()
