@@ -150,14 +150,14 @@ def simulate(
             scale=max(1.0, client.optimizer),
         ),
     ]
-    w = 0.1
-    wave = torch.sin(w * torch.arange(steps + 2000, dtype=torch.float64))
-    seen = as_array(_running(bn_momentum, wave))[steps:]
-    moved = as_array(-filtered(make_rule("ema", lr=1.0, momentum=momentum), wave))[steps:]
     t = as_array(range(steps, steps + 2000))
-    drift = float(phase_drift(as_array([w]), bn_momentum=bn_momentum, momentum=momentum)[0])
-    measured = _phase(seen, w, t) - _phase(moved, w, t)
-    claims.append(Claim("phase drift at 0.1 rad/step", drift, measured, 1e-3, "rad", scale=0.1))
+    for w in (0.01, 0.1, 1.0):
+        wave = torch.sin(w * torch.arange(steps + 2000, dtype=torch.float64))
+        seen = as_array(_running(bn_momentum, wave))[steps:]
+        moved = as_array(-filtered(make_rule("ema", lr=1.0, momentum=momentum), wave))[steps:]
+        drift = float(phase_drift(as_array([w]), bn_momentum=bn_momentum, momentum=momentum)[0])
+        measured = _phase(seen, w, t) - _phase(moved, w, t)
+        claims.append(Claim(f"phase drift at {w:g} rad/step", drift, measured, 1e-3, "rad", scale=0.1))
     delays, losses = network_lag(bn_momentum=bn_momentum, momentum=momentum, batch=batch, seed=seed)
     claims.append(
         Claim(

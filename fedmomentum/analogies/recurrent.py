@@ -151,6 +151,11 @@ def simulate(
                 "exponent of the tanh network", math.log(spectral), bent, 0.0, "per step", scale=1.0, relation="at_most"
             )
         )
+    # At rest a gated unit keeps half of itself and takes half of the candidate, whose reset gate is half open too.
+    gated = float((0.5 + torch.linalg.eigvals(matrix) / 4).abs().max())
+    if gated < 0.99:
+        measured = probe(_gated(matrix, gain, seed), walk, steps=250, wait=150)
+        claims.append(Claim("exponent of a GRU", math.log(gated), measured, 0.02, "per step", scale=1.0))
     rule = chain(clip_by_norm(clip), make_rule(form, lr=lr, momentum=momentum))
     steep = torch.full((math.ceil(20 / (1 - momentum)), 1), 1e6, dtype=torch.float64)
     claims.append(
@@ -184,6 +189,15 @@ def simulate(
         "seed": seed,
     }
     return Measured("recurrent", settings, tuple(claims), {"clipped path": path})
+
+
+def _gated(matrix: Tensor, gain: float, seed: int) -> Callable[[Tensor], Tensor]:
+    """Give a step of torch's GRU without inputs and biases; ``matrix`` makes the candidate, random ones the gates."""
+    size = len(matrix)
+    gates = torch.randn(2 * size, size, generator=torch_stream(seed, "recurrent gates"), dtype=torch.float64)
+    weights = torch.cat([gates * gain / math.sqrt(size), matrix])  # torch's order: reset, update, candidate
+    nothing, inputs = torch.zeros(1, 1, dtype=torch.float64), torch.zeros(3 * size, 1, dtype=torch.float64)
+    return lambda h: torch.gru_cell(nothing, h[None], inputs, weights)[0]
 
 
 def probe(

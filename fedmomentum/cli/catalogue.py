@@ -17,8 +17,12 @@ PLACES = {
     "models": "model",
     "strategies": "strategy",
     "optimizers": "client.optimizer",
+    "systems": "system",
+    "problems": "problem",
 }
 """Where in a scenario each kind of name stands."""
+KINDS = {"systems": "analogy", "problems": "optimize"}
+"""In which kind of scenario, where that is not a federated one."""
 
 
 def command(args: argparse.Namespace) -> int:
@@ -30,7 +34,8 @@ def command(args: argparse.Namespace) -> int:
     else:
         from fedmomentum import scenario
 
-        found = scenario.choices(PLACES[args.kind])
+        kind = KINDS.get(args.kind)
+        found = scenario.choices(PLACES[args.kind], **({"kind": kind} if kind else {}))
         print(table(["name", "what it is"], [[name, text] for name, text in found.items()], left=2))
     return OK
 

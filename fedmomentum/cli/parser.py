@@ -6,7 +6,7 @@ import argparse
 
 from fedmomentum import __version__
 
-KINDS = ("scenarios", "runs", "data", "partitions", "models", "strategies", "optimizers")
+KINDS = ("scenarios", "runs", "data", "partitions", "models", "strategies", "optimizers", "systems", "problems")
 """What ``fedmomentum list`` can list."""
 
 

@@ -171,6 +171,8 @@ def _carry_out(
             status = "interrupted"
         else:
             status = _status(following, ended, details)
+            if status == "failed" and result.metrics:
+                result.warnings.append(f"go on with: fedmomentum deploy --resume {folder.path}")
             _finish(loaded, following, status)
         result.status = status
     finally:
