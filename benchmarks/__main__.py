@@ -1,4 +1,4 @@
-"""Run every benchmark, or one by name: ``python -m benchmarks [engine | scale | gpu | samplers] ...``, ``make bench``."""
+"""Run every benchmark, or one: ``python -m benchmarks [engine | scale | gpu | samplers] ...`` or ``make bench``."""
 
 from __future__ import annotations
 
