@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
 from fedmomentum.clients.central import CentralTask, test_centrally
@@ -112,7 +113,7 @@ class Worker:
         self.network.load(trees[ARRAYS])
         # the model that the block starts from, in the dtypes and the memory layout of the network
         trees[ARRAYS] = {
-            name: given if (given := trees[ARRAYS][name]).dtype == own.dtype and own.is_contiguous() else own.clone()
+            name: given if _as_it_is(given := trees[ARRAYS][name], own) else own.clone()
             for name, own in self.network.tree().items()
         }
         if self.spec.device != "cpu":
@@ -155,3 +156,16 @@ class Worker:
                 collector.fail(client, f"{type(error).__name__}: {error}")
             self.network.copy(model)
         return collector
+
+
+def _as_it_is(given: Tensor, own: Tensor) -> bool:
+    """Say whether a tensor of the round can be computed with where it lies.
+
+    Matrix products round otherwise in memory that is not aligned as torch aligns its own, and where a record lies
+    depends on how it came: the bits of a client must not.
+    """
+    return given.dtype == own.dtype and own.is_contiguous() and given.data_ptr() % ALIGNMENT == 0
+
+
+ALIGNMENT = 64
+"""Bytes; torch's own allocations begin at multiples of it."""

@@ -210,7 +210,9 @@ class FedOpt(StrategyBlock):
 
 
 class CustomStrategy(Block):
-    """Any Flower strategy: called with the options, returns a ``flwr.serverapp.strategy.Strategy``."""
+    """Any Flower strategy, such as flwr.serverapp.strategy:FedMedian, over the cohorts of ``participation``."""
 
     name: Callable = Field(description="`package.module:callable`; the module is imported, so its code runs")
-    options: dict[str, Any] = Field(default={}, description="keyword arguments of the callable")
+    options: dict[str, Any] = Field(
+        default={}, description="keyword arguments of the callable, which returns a `flwr.serverapp.strategy.Strategy`"
+    )
