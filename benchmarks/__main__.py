@@ -1,11 +1,11 @@
-"""Run every benchmark, or one by name: ``python -m benchmarks [engine | scale | gpu] ...`` or ``make bench``."""
+"""Run every benchmark, or one: ``python -m benchmarks [engine | scale | gpu | samplers] ...`` or ``make bench``."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-NAMES = ("engine", "scale", "gpu")
+NAMES = ("engine", "scale", "gpu", "samplers")
 
 
 def main(arguments: list[str]) -> int:

@@ -177,6 +177,43 @@ PAPERS: dict[str, Paper] = {
         "Federated Learning Based on Dynamic Regularization",
         2021,
     ),
+    "1506.04696": Paper(
+        "ma2015recipe",
+        "Ma, Yi-An and Chen, Tianqi and Fox, Emily B.",
+        "A Complete Recipe for Stochastic Gradient {MCMC}",
+        2015,
+    ),
+    "2004.11231": Paper(
+        "elmekkaoui2020fsgld",
+        "El Mekkaoui, Khaoula and Mesquita, Diego and Blomstedt, Paul and Kaski, Samuel",
+        "Federated Stochastic Gradient {Langevin} Dynamics",
+        2020,
+    ),
+    "2010.05273": Paper(
+        "alshedivat2020fedpa",
+        "Al-Shedivat, Maruan and Gillenwater, Jennifer and Xing, Eric and Rostamizadeh, Afshin",
+        "Federated Learning via Posterior Averaging: A New Perspective and Practical Algorithms",
+        2020,
+    ),
+    "2106.00797": Paper(
+        "vono2021qlsd",
+        "Vono, Maxime and Plassier, Vincent and Durmus, Alain and Dieuleveut, Aymeric and Moulines, Eric",
+        "{QLSD}: Quantised {Langevin} Stochastic Dynamics for {Bayesian} Federated Learning",
+        2021,
+    ),
+    "2106.06300": Paper(
+        "plassier2021dglmc",
+        "Plassier, Vincent and Vono, Maxime and Durmus, Alain and Moulines, Eric",
+        "{DG-LMC}: A Turn-key and Scalable Synchronous Distributed {MCMC} Algorithm via {Langevin} Monte Carlo within "
+        "{Gibbs}",
+        2021,
+    ),
+    "2112.05120": Paper(
+        "deng2021fald",
+        "Deng, Wei and Zhang, Qian and Ma, Yi-An and Song, Zhao and Lin, Guang",
+        "On Convergence of Federated Averaging {Langevin} Dynamics",
+        2021,
+    ),
     "2301.09604": Paper(
         "jhunjhunwala2023fedexp",
         "Jhunjhunwala, Divyansh and Wang, Shiqiang and Joshi, Gauri",

@@ -46,7 +46,14 @@ def accuracy(arm: str, n: int) -> float:
     return TOP[arm] * n / ROUNDS
 
 
-def run(path: object, *, overrides: Sequence[str] = (), out: str = "runs", listeners: Sequence[Any] = ()) -> Any:
+def run(
+    path: object,
+    *,
+    overrides: Sequence[str] = (),
+    out: str = "runs",
+    listeners: Sequence[Any] = (),
+    profile: bool = False,
+) -> Any:
     act = dict(text.split("=", 1) for text in overrides).get("act", "")
     if act == "user":
         raise UserError("data.csv: no such file")

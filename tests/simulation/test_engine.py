@@ -110,10 +110,12 @@ def test_a_large_model_is_folded_to_the_same_bits_by_any_number_of_workers(monke
     assert runs[0].rows[-1]["replies"] == len(SIZES)
 
 
-def test_arrival_order_and_retries_do_not_change_a_bit():
-    wanted, data = spec(), federation()
+@pytest.mark.parametrize("hidden", [8, 64])  # 64: the first layer is in dual form
+def test_arrival_order_and_retries_do_not_change_a_bit(hidden):
+    wanted, data = spec(options={"hidden": [hidden]}), federation()
     shuffled = Shuffled(partial(Worker, wanted), data)
-    same(simulate(fedavgm()), simulate(fedavgm(), executor=shuffled))
+    options = {"wanted": wanted, "data": data, "grid_options": {"block_size": 2}}
+    same(simulate(fedavgm(), **options), simulate(fedavgm(), executor=shuffled, **options))
 
 
 def test_the_engine_equals_flowers_client_app_message_by_message():
