@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from fedmomentum.errors import UserError
@@ -104,6 +105,9 @@ def claim(folder: RunFolder, checksums: Mapping[str, str], resolved: Mapping[str
                 f"{folder.path}: data '{name}' is not what the run began with (its checksum was {known[name][:12]}, "
                 f"it is {checksum[:12]}). Give it the same data, or start a new run."
             )
+    for left in folder.path.rglob(".*.tmp"):  # what a killed process was writing
+        with suppress(OSError):
+            left.unlink()
     folder.write_resolved(resolved)
     folder.set_status("running", **this_process(), resumed=int(status.get("resumed", 0)) + 1)
 
