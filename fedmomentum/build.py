@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedmomentum.build_data import build_data, options
+from fedmomentum.build_server import at_posterior, build_faults, build_strategy
 from fedmomentum.clients.block import Arrays
 from fedmomentum.clients.central import CentralTask, test_centrally
 from fedmomentum.clients.measuring import Adapt, Measure
@@ -29,22 +29,17 @@ from fedmomentum.clients.worker import Worker
 from fedmomentum.data import Dataset, FederatedData
 from fedmomentum.errors import UserError
 from fedmomentum.events import Span
-from fedmomentum.optim import make_rule
-from fedmomentum.optim.schedules import make_schedule
 from fedmomentum.predicting import Predicting, build_predicting
 from fedmomentum.protocol import ARRAYS
 from fedmomentum.simulation import flower
 from fedmomentum.simulation.executor import Answer, Executor, InlineExecutor
-from fedmomentum.simulation.faults import Faults, Stragglers
+from fedmomentum.simulation.faults import Faults
 from fedmomentum.simulation.grid import SimulationGrid
 from fedmomentum.simulation.memory import ClientMemory
 from fedmomentum.simulation.telling import Evaluation
-from fedmomentum.strategies import QLSD, STRATEGIES, FedAvg, Foreign, MimeLite, Privacy
-from fedmomentum.strategies import cohort as cohorts
+from fedmomentum.strategies import FedAvg
 from fedmomentum.strategies.records import views
-from fedmomentum.strategies.robust import AGGREGATORS
-from fedmomentum.strategies.sampling import Sampling
-from fedmomentum.translate import model_options, optimizer
+from fedmomentum.translate import factor, model_options, optimizer
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
@@ -166,11 +161,11 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
     )
     return ClientSpec(
         model=model,
-        optimizer=_at_posterior(client_optimizer(client), client.optimizer, data),
+        optimizer=at_posterior(client_optimizer(client), client.optimizer, data),
         epochs=client.epochs,
         steps=client.steps,
         batch_size=None if client.batch_size == "all" else client.batch_size,
-        lr_schedule=_factor(client.lr_schedule),
+        lr_schedule=factor(client.lr_schedule),
         clip_norm=client.clip_norm,
         batch_norm=client.batch_norm,
         keep_state=client.state == "keep",
@@ -182,13 +177,6 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         threads=scenario.engine.threads,
         precision=scenario.engine.precision,
     )
-
-
-def _at_posterior(wanted: dict[str, Any], settings: Any, data: FederatedData) -> dict[str, Any]:
-    """Fill in the temperature that a scenario leaves to the data: one over the number of training examples."""
-    if "temperature" in type(settings).model_fields and settings.temperature is None:
-        return wanted | {"temperature": 1.0 / float(np.asarray(data.sizes).sum())}
-    return wanted
 
 
 def client_optimizer(client: Client) -> dict[str, Any]:
@@ -209,170 +197,6 @@ def build_adapt(client: Client) -> Adapt | None:
         key: f"{key}: {word}" in client.adaptive for key, word in (("lr", "safe"), ("momentum", "critical"))
     }
     return Adapt(**set_by_clients, **options(client.adapt))
-
-
-def _factor(schedule: Any) -> Callable[[int], float] | None:
-    """Give round (from 0) -> factor on the learning rate; None where it stays 1."""
-    wanted = options(schedule)
-    if "rounds" in wanted:
-        wanted["steps"] = wanted.pop("rounds")
-    return (
-        None
-        if schedule.name == "constant" and not wanted["warmup"]
-        else make_schedule(schedule.name, value=1.0, **wanted)
-    )
-
-
-def build_cohort(scenario: FederatedScenario, data: FederatedData) -> cohorts.Cohort:
-    """Give the policy that chooses the clients of a round."""
-    settings = scenario.participation
-    choice: cohorts.Cohort
-    if settings.name == "bernoulli":
-        choice = cohorts.BernoulliCohort(
-            probability=settings.probability,
-            redraw=getattr(scenario.strategy, "privacy", None) is None,
-            seed=scenario.seed,
-        )
-    elif settings.name == "weighted":
-        choice = cohorts.WeightedCohort(
-            weights=data.sizes, minimum=1, **options(settings, *_FAULTS), seed=scenario.seed
-        )
-    else:
-        choice = cohorts.UniformCohort(**options(settings, *_FAULTS), minimum=1, seed=scenario.seed)
-    if (day := settings.availability) is not None:
-        share = day.window / day.period
-        choice = cohorts.CyclicCohort(inner=choice, period=day.period, window=share, seed=scenario.seed)
-    return choice
-
-
-_FAULTS = ("availability", "dropout", "stragglers")
-
-
-_COMBINATION = ("aggregator", "step_schedule", "privacy")
-
-
-def build_strategy(scenario: FederatedScenario, data: FederatedData, network: Network) -> Strategy:
-    """Give the server half, with the cohort policy of the scenario in it or around it."""
-    settings = scenario.strategy
-    wanted = options(settings, "options", *_COMBINATION) | dict(getattr(settings, "options", None) or {})
-    clients = scenario.evaluate.clients
-    if settings.name not in STRATEGIES:
-        return _foreign_strategy(scenario, data, wanted)
-    wanted = _at_posterior(wanted, settings, data)
-    strategy_class = STRATEGIES[settings.name]
-    if issubclass(strategy_class, Sampling) and wanted.pop("weighting") == "examples":
-        wanted["examples"] = float(np.asarray(data.sizes).sum())
-    if issubclass(strategy_class, QLSD):
-        wanted["weight_decay"] = scenario.client.optimizer.weight_decay
-    if (rule := getattr(settings, "rule", None)) is not None:
-        wanted["rule"] = make_rule(**optimizer(rule))
-    if issubclass(STRATEGIES[settings.name], MimeLite):
-        wanted["rule"] = make_rule(**optimizer(scenario.client.optimizer))
-    if (aggregator := getattr(settings, "aggregator", None)) is not None:
-        wanted["aggregator"] = AGGREGATORS[aggregator.name](**options(aggregator))
-    if (schedule := getattr(settings, "step_schedule", None)) is not None:
-        wanted["step_schedule"] = _factor(schedule)
-    if (privacy := getattr(settings, "privacy", None)) is not None:
-        if network.buffers and scenario.client.batch_norm != "freeze":
-            raise UserError(
-                f"strategy.privacy: the statistics of batch norm in '{scenario.model.name}' are not covered; take a "
-                "model without, or client.batch_norm: freeze"
-            )
-        wanted["privacy"] = Privacy(**options(privacy))
-    return STRATEGIES[settings.name](
-        **wanted,
-        seed=scenario.seed,
-        cohort=build_cohort(scenario, data),
-        fraction_evaluate=clients,
-        min_evaluate_nodes=1 if clients else 0,
-        min_train_nodes=1,
-        min_available_nodes=1,
-        buffers=tuple(network.buffers),
-    )
-
-
-_FEWEST = ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes")
-
-
-def _foreign_strategy(scenario: FederatedScenario, data: FederatedData, wanted: Mapping[str, Any]) -> Strategy:
-    """Give a strategy of the user's own or of Flower's, over the cohorts of the scenario.
-
-    Raises:
-        UserError: it cannot be imported or made, or it is no strategy.
-    """
-    import importlib
-
-    name = scenario.strategy.name
-    module, _, attribute = name.partition(":")
-    try:
-        make = getattr(importlib.import_module(module), attribute)
-        known = inspect.signature(make).parameters
-        made: object = make(**{**{few: 1 for few in _FEWEST if few in known}, **wanted})
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"strategy.name: '{name}' cannot be made: {error}") from error
-    if not isinstance(made, Strategy):
-        raise UserError(
-            f"strategy.name: '{name}' gives a {type(made).__name__}, not a flwr.serverapp.strategy.Strategy"
-        )
-    cohort = build_cohort(scenario, data)
-    if isinstance(made, FedAvg):
-        made.cohort = made.cohort or cohort
-        return made
-    share = scenario.evaluate.clients
-    judges = cohorts.UniformCohort(fraction=share, seed=scenario.seed, stream="evaluate-cohort") if share else None
-    return Foreign(made, train=cohort, evaluate=judges, seed=scenario.seed)
-
-
-def build_faults(scenario: FederatedScenario, clients: int) -> Faults:
-    """Give what goes wrong in the scenario.
-
-    Raises:
-        UserError: the trace of dropouts is not as it should be, or names a client that is not among so many.
-    """
-    settings = scenario.participation
-    stragglers = settings.stragglers
-    dropout = settings.dropout
-    return Faults(
-        dropout=dropout if isinstance(dropout, float | int) else 0.0,
-        trace=None if isinstance(dropout, float | int) else read_trace(dropout.trace, clients),
-        stragglers=None
-        if stragglers is None
-        else Stragglers(sigma=stragglers.sigma, deadline=stragglers.deadline, late=stragglers.late, seed=scenario.seed),
-        seed=scenario.seed,
-    )
-
-
-def read_trace(path: str, clients: int) -> dict[int, frozenset[int]]:
-    """Read a dropout trace: lines of ``round,client`` under that heading, rounds from 1, clients from 0.
-
-    Raises:
-        UserError: the file or a line of it is not as it should be; the message names file and line.
-    """
-    import csv
-
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the dropout trace: {error}") from error
-    if not lines or [c.strip() for c in lines[0].split(",")] != ["round", "client"]:
-        raise UserError(f"{path}:1: a dropout trace begins with the line 'round,client'")
-    trace: dict[int, set[int]] = {}
-    for number, row in enumerate(csv.reader(lines[1:]), start=2):
-        if not row:
-            continue
-        try:
-            server_round, client = (int(cell) for cell in row)
-        except ValueError:
-            raise UserError(
-                f"{path}:{number}: expected two whole numbers, round and client, not {','.join(row)!r}"
-            ) from None
-        if server_round < 1 or not 0 <= client < clients:
-            raise UserError(
-                f"{path}:{number}: rounds count from 1 and clients from 0 to {clients - 1}, so there is no round "
-                f"{server_round} with a client {client}"
-            )
-        trace.setdefault(server_round, set()).add(client)
-    return {server_round: frozenset(clients) for server_round, clients in trace.items()}
 
 
 def choose_device(scenario: FederatedScenario) -> str:

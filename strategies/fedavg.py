@@ -1,4 +1,4 @@
-"""Federated averaging, and what every strategy here has from it: cohort, admission, quorum, seams, saved state."""
+"""Federated averaging, and what every strategy here has from it: cohort, admission, quorum, saved state."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from logging import INFO, WARNING
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import Result
 from flwr.supercore import log
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedmomentum import protocol
 from fedmomentum.events import Failure
@@ -28,6 +27,7 @@ from fedmomentum.strategies.cohort import Cohort, UniformCohort
 from fedmomentum.strategies.nodes import choose, wait_for_nodes
 from fedmomentum.strategies.privacy import Privacy, check, probability
 from fedmomentum.strategies.robust import Aggregator, TooFewError, combined
+from fedmomentum.strategies.seams import Seams
 from fedmomentum.streams import stream
 from fedmomentum.trees import Tree, cast_like, same_layout
 
@@ -38,7 +38,7 @@ _BATCH_NORM = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(eq=False, repr=False)
-class FedAvg(Strategy):
+class FedAvg(Seams):
     """Federated averaging: ``x <- sum_i (w_i / sum_j w_j) x_i``. arXiv:1602.05629.
 
     The parameters before the keyword-only ones are Flower's, in Flower's order and with Flower's defaults: changing an
@@ -121,21 +121,6 @@ class FedAvg(Strategy):
     step_schedule: Callable[[int], float] | None = None
     privacy: Privacy | None = None
 
-    client_method: ClassVar[str] = "local_sgd"
-    """The client half that belongs to the algorithm, a name of ``fedmomentum.clients.methods.LOCAL_UPDATES``."""
-    client_batch_norm: ClassVar[Literal["average", "local", "freeze"] | None] = None
-    """What becomes of batch norm on clients (``ClientSpec.batch_norm``), where the algorithm settles it."""
-    sends_models: ClassVar[bool] = True
-    """Whether clients send where they have come to, so that ``old - mean`` is the mean of their updates."""
-    needs_metrics: ClassVar[tuple[str, ...]] = ()
-    """Finite numbers that each client has to report, for :meth:`client_mean`."""
-    extra_weighting: ClassVar[Literal["examples", "uniform"]] = "examples"
-    """How extra records of replies are averaged: by the weights of the replies, or every client alike."""
-    single_replies: ClassVar[bool] = False
-    """Whether a mean over a block of replies would mean nothing, as for compressed ones."""
-    counts_replies: ClassVar[bool] = False
-    """Whether the step depends on how many replies were used, which differential privacy would have to hide."""
-
     def __post_init__(self) -> None:
         """Check the arguments."""
         for name in ("fraction_train", "fraction_evaluate"):
@@ -177,53 +162,6 @@ class FedAvg(Strategy):
         self._extras: dict[str, records.Views] = {}
         self._reports: list[Report] = []
 
-    # ---- seams for algorithms ------------------------------------------------------------------------------------
-
-    def server_update(self, old: Tree, mean: Tree, extras: Mapping[str, Tree]) -> Tree:
-        """Give the next global parameters; federated averaging takes the mean.
-
-        Args:
-            old: the parameters that were sent (no buffers); tensors narrower than float32 come widened to it.
-            mean: the weighted mean of those that came back.
-            extras: record name -> mean of the extra arrays of the replies.
-        """
-        return mean
-
-    def extra_to_clients(self, params: Mapping[str, Tensor]) -> Mapping[str, Tree]:
-        """Give the records to send beside the model, by name; none here.
-
-        Args:
-            params: the global parameters, without buffers.
-        """
-        return {}
-
-    def extra_in_replies(self, params: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor]]:
-        """Give the records that each reply must hold beside the model, by name; none here.
-
-        Args:
-            params: the global parameters, without buffers.
-
-        Returns:
-            Trees with the names, shapes and dtypes that are expected; their values are not used.
-        """
-        return {}
-
-    def reply_layout(self, sent: records.Views) -> records.Views:
-        """Give the names, shapes and dtypes of what a reply holds in place of a model; here it is a model.
-
-        Args:
-            sent: the model that was sent, with its buffers.
-        """
-        return sent
-
-    def decoded(self, reply: records.Views, sent: records.Views) -> records.Views:
-        """Give what a reply holds in the layout of the model, so that it can be averaged; here it is the reply."""
-        return reply
-
-    def client_options(self) -> dict[str, Any]:
-        """Give the options of the client half, those that the server half settles."""
-        return {}
-
     def client_mean(self, number: Callable[[Mapping[str, Any]], float]) -> float:
         """Give the mean over the clients of the round of a number made of their metrics, weighted as their models are.
 
@@ -232,17 +170,6 @@ class FedAvg(Strategy):
         """
         total = sum(weight for weight, _ in self._reports)
         return sum(weight * number(metrics) for weight, metrics in self._reports) / total
-
-    def evaluated(self, arrays: ArrayRecord) -> ArrayRecord:
-        """Give the model to judge in place of the current one; here it is the current one."""
-        return arrays
-
-    def server_state(self) -> dict[str, Any]:
-        """Give what the algorithm carries from round to round: plain numbers, strings, tensors, and dicts of them."""
-        return {}
-
-    def load_server_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`server_state` gave."""
 
     def start(self, *args: Any, **kwargs: Any) -> Result:
         """Run all rounds as Flower's own ``start`` does; see there for the arguments."""

@@ -2,7 +2,8 @@
 
 In the gradient (L2) it is a spring from the weights to the origin, parallel to the loss. Beside the rule (decoupled)
 it is a leak: the weights shrink at a rate of their own while the loss pushes through the momentum. The two rest at
-different places. On scale-invariant weights (those before a normalisation) there is no place to rest at all: noise
+different places, and under Adam the spring is stretched by the gradients' size, coordinate by coordinate, where the
+leak is not. On scale-invariant weights (those before a normalisation) there is no place to rest at all: noise
 pushes the norm up, decay pulls it down, and the balance sets how fast the weights turn.
 """
 
@@ -18,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedmomentum.analogies.decayed_digits import at_rest, minimiser
+from fedmomentum.analogies.decayed_digits import adaptive_at_rest, at_rest, minimiser, problem
 from fedmomentum.analogies.descent import follow, steps_of
 from fedmomentum.analogies.result import Array, Claim, Measured, as_array
+from fedmomentum.analogies.shrinkage import WEAK, digits_stream, predict_shrinkage, settling, shrinkage
 from fedmomentum.optim import Rule, make_rule
 from fedmomentum.streams import torch_stream
 
@@ -30,6 +32,7 @@ KINDS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "decoupled": ("heavy_ball", {"decay": "decoupled"}),
     "decoupled ema": ("ema", {"decay": "decoupled"}),
     "adamw": ("adamw", {"beta2": 0.95}),  # the usual 0.999 rests at the same place, thousands of steps later
+    "adam l2": ("adam", {"beta2": 0.99, "decay": "l2"}),
 }
 """Kind of decay -> rule and its options."""
 
@@ -135,13 +138,7 @@ def simulate(
         claims.append(
             Claim(f"adamw rests at, optimum {b:g}", where, float(end), 1e-2, "parameter", scale=1 / weight_decay)
         )
-    strength = 0.02
-    for kind in ("l2", "decoupled"):
-        weaker = strength * ((1 - momentum) if kind == "decoupled" else 1.0)
-        wanted = minimiser(weaker)
-        found = at_rest(kind, lr=0.4, weight_decay=strength, momentum=momentum)
-        off = float(np.linalg.norm(found - wanted)) / float(np.linalg.norm(wanted))
-        claims.append(Claim(f"digits: {kind} is off the optimum of decay {weaker:g} by", 0.0, off, 1e-3, scale=1.0))
+    claims += _digits(momentum) + _shrinkage(momentum, seed)
     rate, turning = 0.02, 1e-3 * (1 - momentum) / 0.02
     balance = predict(lr=rate, weight_decay=turning, momentum=momentum)
     norms, turns = _tumble(rate, turning, momentum, dimension, math.ceil(12 * balance.settling), seed)
@@ -212,11 +209,11 @@ def probe(weights: Tensor, gradients: Tensor, *, lr: float, weight_decay: float,
 
 
 def figure(folder: Path) -> None:
-    """Draw ``weight_decay.svg`` and ``.png``: resting places against momentum, and the balance of the norm."""
+    """Draw ``weight_decay.svg`` and ``.png``: resting places, shrinkage, and the balance of the norm."""
     from fedmomentum.analogies.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, sheet
 
     lr, lam, b = 0.05, 0.6, 2.0
-    with sheet(folder, "weight_decay", 2) as (_, (left, right)):
+    with sheet(folder, "weight_decay", 3, width=12.0) as (_, (left, middle, right)):
         betas = np.linspace(0, 0.98, 50)
         dots = np.array([0.0, 0.3, 0.6, 0.8, 0.9, 0.95])
         kinds = (
@@ -235,6 +232,27 @@ def figure(folder: Path) -> None:
         left.text(0.01, b - 0.07, "optimum of the loss", fontsize=8, color=GREY)
         left.set(title="Where weights rest (dots: measured)", xlabel="momentum β", ylabel="weight", ylim=(1.15, 2.6))
         left.legend(loc="upper left")
+        shrinking = (
+            ("l2", BLUE, "L2, heavy ball: 1/(1 − β)"),
+            ("decoupled", ORANGE, "decoupled heavy ball, AdamW: 1"),
+            ("adam l2", PURPLE, "L2, Adam: 1/√v"),
+        )
+        for kind, colour, label in shrinking:
+            sizes, shrunk = _shrunk(kind, 0.9, 0)
+            line = np.geomspace(sizes.min(), sizes.max(), 50)
+            middle.plot(sizes, shrunk, ".", color=colour, ms=3, alpha=0.5, rasterized=True)
+            middle.plot(line, predict_shrinkage(kind, momentum=0.9, size=line), color=colour, lw=1.2, label=label)
+        middle.set(
+            title="Shrinkage of each weight, digits (dots)",
+            xlabel="size of its gradients, √v",
+            ylabel="shrinkage a step / (η λ)",
+            xscale="log",
+            yscale="log",
+            ylim=(0.5, 1500),
+        )
+        middle.set_xticks([0.003, 0.01, 0.03], ["0.003", "0.01", "0.03"])
+        middle.set_xticks([], minor=True)
+        middle.legend(loc="upper right")
         rate, momentum = 0.02, 0.9
         for turning, colour in ((1e-2, PURPLE), (2.5e-3, RED)):
             balance = predict(lr=rate, weight_decay=turning, momentum=momentum)
@@ -244,6 +262,83 @@ def figure(folder: Path) -> None:
             right.axhline(balance.balance_norm, color=colour, ls="--", lw=1)
         right.set(title="Scale-invariant weights find their norm", xlabel="step", ylabel="|w|  (dashed: predicted)")
         right.legend(loc="upper right")
+
+
+def _digits(momentum: float) -> list[Claim]:
+    """Compare where rules rest on a regression of digits with what L-BFGS finds."""
+    strength = 0.02
+    claims = []
+    for kind in ("l2", "decoupled"):
+        weaker = strength * ((1 - momentum) if kind == "decoupled" else 1.0)
+        found = at_rest(kind, lr=0.4, weight_decay=strength, momentum=momentum)
+        claims.append(
+            Claim(
+                f"digits: {kind} is off the optimum of decay {weaker:g} by", 0.0, _off(found, weaker), 1e-3, scale=1.0
+            )
+        )
+    found = adaptive_at_rest("adam", weight_decay=strength)
+    claims.append(
+        Claim(
+            f"digits: adam with l2 is off the optimum of decay {strength:g} by",
+            0.0,
+            _off(found, strength),
+            1e-3,
+            scale=1.0,
+        )
+    )
+    strong = 4.0
+    rest = predict(lr=1e-3, weight_decay=strong, momentum=0.9, optimum=math.inf)
+    found = adaptive_at_rest("adamw", weight_decay=strong)
+    digits = problem()
+    least, ended = (float(digits.loss(torch.from_numpy(w))) for w in (minimiser(box=rest.adamw), found))
+    slope = digits.gradient(torch.from_numpy(found)).numpy()
+    pushed = np.abs(slope) > 1e-3
+    walls = (-np.sign(slope) * found)[pushed]
+    return [
+        *claims,
+        Claim("digits: adamw rests at the least loss of the box", least, ended, 1e-3, "nats"),
+        Claim("digits: adamw, weights the loss pushes on", rest.adamw, float(walls.min()), 1e-2, "parameter"),
+        Claim("digits: adamw, largest weight", rest.adamw, float(np.abs(found).max()), 1e-2, "parameter"),
+    ]
+
+
+def _off(weights: Array, weight_decay: float) -> float:
+    """Give the relative distance to the minimum of the loss with this decay."""
+    wanted = minimiser(weight_decay)
+    return float(np.linalg.norm(weights - wanted)) / float(np.linalg.norm(wanted))
+
+
+def _shrinkage(momentum: float, seed: int) -> list[Claim]:
+    """Compare how fast decay shrinks each weight of a regression of digits with the closed forms."""
+    claims = []
+    for kind in ("l2", "decoupled", "adamw", "adam l2"):
+        size, measured = _shrunk(kind, momentum, seed)
+        wanted = predict_shrinkage(kind, momentum=momentum, size=size)
+        allowed = 0.05 if kind == "adam l2" else 1e-3  # v wanders about its mean
+        name = f"digits: {kind} shrinks by, over lr lambda"
+        claims += [
+            Claim(f"{name}: median", float(np.median(wanted)), float(np.median(measured)), allowed, "per step"),
+            Claim(f"{name}: largest/smallest", _spread(wanted), _spread(measured), 3 * allowed),
+        ]
+        if kind == "adam l2":
+            with np.errstate(invalid="ignore"):  # weights that grow have no logarithm, and fail the claim
+                slope = float(np.polyfit(np.log(size), np.log(measured), 1)[0])
+            claims.append(Claim(f"{name}: exponent of sqrt(v)", -1.0, slope, allowed))
+    return claims
+
+
+def _shrunk(kind: str, momentum: float, seed: int) -> tuple[Array, Array]:
+    """Give ``sqrt(v)`` and the shrinkage of each coordinate of the digits."""
+    wait = settling(momentum)
+    stream = digits_stream(wait + 700, seed=seed)
+    name, options = KINDS[kind]
+    beta = {"beta1": momentum} if name.startswith("adam") else {"momentum": momentum}
+    rule = make_rule(name, lr=1.0, weight_decay=torch.tensor([0.0, WEAK]).double(), **beta, **options)
+    return stream.size, shrinkage(rule, stream, wait=wait)
+
+
+def _spread(values: Array) -> float:
+    return float(values.max() / values.min())
 
 
 def _rest(

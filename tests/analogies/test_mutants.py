@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from fedmomentum.analogies import ANALOGIES, linear, pd_control, plateau, spring
+from fedmomentum.analogies import ANALOGIES, decayed_digits, linear, pd_control, plateau, spring, weight_decay
+from fedmomentum.analogies.shrinkage import predict_shrinkage
 from fedmomentum.optim import Rule
 from fedmomentum.optim import make_rule as honest
 
@@ -145,3 +146,44 @@ def test_without_its_derivative_the_pid_is_not_nesterov(monkeypatch: pytest.Monk
     right = pd_control.pid
     monkeypatch.setattr(pd_control, "pid", lambda **k: right(**{**k, "derivative": 0.0}))
     assert not pd_control.simulate()["PID with kD = beta is nesterov"].holds
+
+
+def test_a_decay_attached_at_the_wrong_place_is_noticed_on_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    swapped = {"adam": "adamw", "adamw": "adam"}
+    monkeypatch.setattr(decayed_digits, "_adaptive", decayed_digits._adaptive.__wrapped__)
+    monkeypatch.setattr(decayed_digits, "make_rule", lambda name, **h: honest(swapped.get(name, name), **h))
+    monkeypatch.setattr(weight_decay, "at_rest", lambda decay, **h: decayed_digits.minimiser(0.02))
+    wrong = {claim.name for claim in weight_decay._digits(0.0) if not claim.holds}
+    assert wrong == {
+        "digits: adam with l2 is off the optimum of decay 0.02 by",
+        "digits: adamw rests at the least loss of the box",
+        "digits: adamw, weights the loss pushes on",
+        "digits: adamw, largest weight",
+    }
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        lambda kind, **h: predict_shrinkage("decoupled" if kind == "adam l2" else kind, **h),
+        lambda kind, **h: predict_shrinkage("adam l2" if kind == "adamw" else kind, **h),
+        lambda kind, *, momentum, size: predict_shrinkage(kind, momentum=momentum, size=size**2),
+        lambda kind, *, momentum, size: predict_shrinkage(kind, momentum=0.0, size=size),
+        lambda kind, **h: 1.1 * predict_shrinkage(kind, **h),
+    ],
+    ids=["adam shrinks alike", "adamw divides", "variance for its root", "no momentum", "ten percent"],
+)
+def test_a_wrong_shrinkage_is_noticed(mutant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(claim.holds for claim in weight_decay._shrinkage(0.9, 0))
+    monkeypatch.setattr(weight_decay, "predict_shrinkage", mutant)
+    assert not all(claim.holds for claim in weight_decay._shrinkage(0.9, 0))
+
+
+def test_adams_shrinkage_needs_its_second_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    def undivided(name: str, **hyper: Any) -> Rule:
+        hyper = {k: v for k, v in hyper.items() if k != "beta2"} | {"momentum": hyper.pop("beta1", 0.0)}
+        return honest("ema", **{k: v for k, v in hyper.items() if k != "beta1"})
+
+    monkeypatch.setattr(weight_decay, "make_rule", lambda n, **h: undivided(n, **h) if n == "adam" else honest(n, **h))
+    wrong = [claim.name for claim in weight_decay._shrinkage(0.5, 0) if not claim.holds]
+    assert len(wrong) == 3 and all("adam l2" in name for name in wrong)

@@ -56,7 +56,7 @@ GOOD = idx_bytes(np.arange(6, dtype=np.uint8).reshape(2, 3))
         (GOOD[:9], "truncated: 9 bytes, but 2 axes need a header of 12"),
         (GOOD[:-1], "truncated: 17 bytes, but shape [2, 3] of uint8 needs 18"),
         (GOOD + b"!", "has bytes left over: 19 bytes"),
-        (gzip.compress(GOOD)[:-3], "cannot be read"),
+        (gzip.compress(GOOD, mtime=0)[:-3], "cannot be read"),
         (b"\x1f\x8b" + GOOD, "cannot be read"),
     ],
 )
@@ -93,7 +93,7 @@ def folder(tmp_path: Path) -> Path:
     for key, name in fashion.FILES.items():
         content = idx_bytes(RAW[key])
         if key.startswith("test"):
-            (root / f"{name}.gz").write_bytes(gzip.compress(content))
+            (root / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
         else:
             (root / name).write_bytes(content)
     return root
