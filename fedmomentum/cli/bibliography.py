@@ -18,6 +18,22 @@ _KARIMIREDDY = "Karimireddy, Sai Praneeth and "
 FLOWER = "2007.14390"
 
 PAPERS: dict[str, Paper] = {
+    "1203.5428": Paper(
+        "leimkuhler2012baoab",
+        "Leimkuhler, Benedict and Matthews, Charles",
+        "Rational Construction of Stochastic Numerical Methods for Molecular Sampling",
+        2012,
+    ),
+    "1206.1901": Paper("neal2012hmc", "Neal, Radford M.", "{MCMC} Using {H}amiltonian Dynamics", 2012),
+    "1402.4102": Paper(
+        "chen2014sghmc",
+        "Chen, Tianqi and Fox, Emily B. and Guestrin, Carlos",
+        "Stochastic Gradient {H}amiltonian {M}onte {C}arlo",
+        2014,
+    ),
+    "1412.6980": Paper(
+        "kingma2014adam", "Kingma, Diederik P. and Ba, Jimmy", "{Adam}: A Method for Stochastic Optimization", 2014
+    ),
     "1512.03385": Paper(
         "he2015resnet",
         "He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian",

@@ -11,7 +11,8 @@ from fedmomentum.cli import OK
 from fedmomentum.cli.bibliography import FLOWER, bibtex
 from fedmomentum.scenario.block import Block
 
-_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{5})")
+_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})\b")
+"""Numbers have four digits after the dot until 2014, and five since."""
 
 
 def command(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedmomentum.samplers.hmc import HMCInfo, field_of, hmc, hmc_init, hmc_transition, jittered
+from fedmomentum.samplers.hmc import HMCInfo, field_of, hmc, hmc_init, hmc_transition
 from fedmomentum.samplers.kernel import Gradient, Kernel, Potential
 from fedmomentum.samplers.metric import Dense, Diagonal, Metric
 from fedmomentum.samplers.noise import chain_keys
@@ -182,8 +182,9 @@ def window_adaptation(
 
     def transition(state: State, at: int, step_size: Tensor, count: int) -> tuple[State, HMCInfo]:
         keys = chain_keys(torch_stream(seed, "warmup", step=at), number, flat.device)
-        size = jittered(step_size, keys, jitter)
-        return hmc_transition(field, state, keys, step_size=size, steps=count, metric=metric, temperature=temperature)
+        return hmc_transition(
+            field, state, keys, step_size=step_size, steps=count, metric=metric, temperature=temperature, jitter=jitter
+        )
 
     def guess(state: State, at: int, step_size: Tensor) -> Tensor:
         return _reasonable(lambda e: shared(transition(state, at, e, 1)[1].acceptance), step_size, target)

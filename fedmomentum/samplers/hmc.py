@@ -13,7 +13,7 @@ from fedmomentum.samplers.gradients import value_and_gradient
 from fedmomentum.samplers.kernel import Gradient, Kernel, Potential
 from fedmomentum.samplers.leapfrog import leapfrog
 from fedmomentum.samplers.metric import Diagonal, Metric
-from fedmomentum.samplers.noise import chain_keys, fold, normals, uniforms
+from fedmomentum.samplers.noise import chain_keys, folds, normals, uniforms
 from fedmomentum.samplers.ravel import counter, ravel, unravel
 from fedmomentum.trees import State, Tree
 
@@ -64,9 +64,20 @@ def hmc_init(field: Field, position: Tree) -> State:
 
 
 def hmc_transition(
-    field: Field, state: State, keys: Tensor, *, step_size: Tensor, steps: int, metric: Metric, temperature: float
+    field: Field,
+    state: State,
+    keys: Tensor,
+    *,
+    step_size: Tensor,
+    steps: int,
+    metric: Metric,
+    temperature: float,
+    jitter: float,
 ) -> tuple[State, HMCInfo]:
-    """Make one transition with the randomness of ``keys [C]`` and a step size a chain ``[C]``."""
+    """Make one transition with the randomness of ``keys [C]`` and a step size a chain ``[C]``, before its jitter.
+
+    The trajectory's step is ``e (1 + j u)``, ``u`` uniform in [-1, 1): no length then falls on a period of the target.
+    """
     position, old = state["position"], state["potential"]["value"]
     x, force = ravel(position), ravel(state["gradient"])
     p = metric.momentum(normals(keys, x.shape[-1], x.dtype)) * temperature**0.5
@@ -74,6 +85,9 @@ def hmc_transition(
     def gradient(flat: Tensor) -> Tensor:
         return ravel(field.gradient(unravel(flat, position)))
 
+    _, chance, shake = uniforms(folds(keys, 3), 1).squeeze(-1).unbind(-1)
+    if jitter:
+        step_size = step_size * (1.0 + jitter * (2.0 * shake - 1.0))
     size = step_size.to(x.dtype).unsqueeze(-1)
     x_new, p_new, force_new = leapfrog(gradient, metric.velocity, x, p, force, step_size=size, steps=steps)
     new = field.value(unravel(x_new, position))
@@ -81,7 +95,7 @@ def hmc_transition(
     after = (new + _kinetic(metric, p_new)) / temperature
     error = torch.nan_to_num((after - before).double(), nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
     acceptance = (-error).clamp(max=0.0).exp()
-    accepted = uniforms(fold(keys, 1), 1).squeeze(-1) < acceptance
+    accepted = chance < acceptance
     row = accepted.unsqueeze(-1)
     state = {
         "position": unravel(torch.where(row, x_new, x), position),
@@ -95,13 +109,6 @@ def hmc_transition(
 
 def _kinetic(metric: Metric, momentum: Tensor) -> Tensor:
     return 0.5 * (momentum * metric.velocity(momentum)).sum(-1)
-
-
-def jittered(step_size: Tensor, keys: Tensor, jitter: float) -> Tensor:
-    """Give ``e (1 + j u)``, ``u`` uniform in [-1, 1): no trajectory length then falls on a period of the target."""
-    return (
-        step_size if jitter == 0 else step_size * (1.0 + jitter * (2.0 * uniforms(fold(keys, 2), 1).squeeze(-1) - 1.0))
-    )
 
 
 def hmc(
@@ -144,10 +151,11 @@ def hmc(
             field,
             state,
             keys,
-            step_size=jittered(base, keys, jitter),
+            step_size=base,
             steps=steps,
             metric=metric or Diagonal(torch.ones((), dtype=like.dtype, device=like.device)),
             temperature=temperature,
+            jitter=jitter,
         )
 
     return Kernel(lambda position: hmc_init(field, position), step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 
@@ -34,9 +35,11 @@ def leapfrog(
     Returns:
         The position, the momentum, and ``dU`` there.
     """
-    momentum = momentum - 0.5 * step_size * force
+    drift = torch.as_tensor(step_size, dtype=position.dtype, device=position.device)
+    kick, half = -drift, -0.5 * drift
+    momentum = torch.addcmul(momentum, half, force)
     for left in reversed(range(steps)):
-        position = position + step_size * velocity(momentum)
+        position = torch.addcmul(position, drift, velocity(momentum))
         force = gradient(position)
-        momentum = momentum - (step_size if left else 0.5 * step_size) * force
+        momentum = torch.addcmul(momentum, kick if left else half, force)
     return position, momentum, force

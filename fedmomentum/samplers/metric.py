@@ -55,9 +55,12 @@ class Dense:
     def momentum(self, normals: Tensor) -> Tensor:
         """Give ``L^-T xi`` with ``M^-1 = L L^T``, whose covariance is M."""
         factor: Tensor = self.__dict__["_factor"]
-        solved: Tensor = torch.linalg.solve_triangular(factor.mT, normals.unsqueeze(-1), upper=True)
-        return solved.squeeze(-1)
+        rows = normals if factor.ndim == 2 else normals.unsqueeze(-2)
+        solved: Tensor = torch.linalg.solve_triangular(factor, rows, upper=False, left=False)
+        return solved.reshape(normals.shape)
 
     def velocity(self, momentum: Tensor) -> Tensor:
         """Give ``M^-1 p``."""
+        if self.inverse_mass.ndim == 2:
+            return momentum @ self.inverse_mass
         return (self.inverse_mass @ momentum.unsqueeze(-1)).squeeze(-1)

@@ -35,6 +35,15 @@ def _mix(x: Tensor) -> Tensor:
     return _shift(x, 31).bitwise_xor_(x)
 
 
+def _mixed(x: int) -> int:
+    """Give :func:`_mix` of one number, which Python does faster than a tensor of no axes."""
+    x &= _ALL
+    x = (x ^ x >> 30) * (_FIRST & _ALL) & _ALL
+    x = (x ^ x >> 27) * (_SECOND & _ALL) & _ALL
+    x ^= x >> 31
+    return x - (x >> 63 << 64)
+
+
 def _label(numbers: Tensor) -> Tensor:
     return _mix(numbers * _GAMMA)
 
@@ -61,10 +70,15 @@ def fold(keys: Tensor, numbers: int | Tensor) -> Tensor:
     return _mix(_mix(keys) ^ _labels(numbers + 1, keys.device)[numbers])
 
 
+def folds(keys: Tensor, count: int) -> Tensor:
+    """Give what :func:`fold` does with 0, ..., ``count - 1``, side by side: int64 ``[*keys, count]``."""
+    return _mix(_mix(keys).unsqueeze(-1) ^ _labels(count, keys.device))
+
+
 def chain_keys(generator: torch.Generator, chains: int, device: torch.device | str = "cpu") -> Tensor:
     """Give one key per chain, ``[C]`` int64; the generator gives one number, whatever ``C`` is."""
     draw = torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=generator.device)
-    return _mix(_mix(draw.to(device)) ^ _labels(chains, torch.device(device)))
+    return _mix(_labels(chains, torch.device(device)) ^ _mixed(int(draw)))
 
 
 def words(keys: Tensor, count: int) -> Tensor:

@@ -17,7 +17,11 @@ def size(tree: Mapping[str, Tensor], *, leading: int = 1) -> int:
 
 
 def ravel(tree: Mapping[str, Tensor], *, leading: int = 1) -> Tensor:
-    """Give ``[*leading, P]``: the tensors one after another, in the order of the tree."""
+    """Give ``[*leading, P]``: the tensors one after another, in the order of the tree; a lone vector as it is."""
+    if len(tree) == 1:
+        (only,) = tree.values()
+        if only.ndim == leading + 1:
+            return only
     return torch.cat([x.flatten(leading) if x.ndim > leading else x.unsqueeze(-1) for x in tree.values()], -1)
 
 
@@ -30,6 +34,10 @@ def unravel(flat: Tensor, like: Mapping[str, Tensor], *, leading: int = 1) -> Tr
     sizes = [math.prod(x.shape[leading:]) for x in like.values()]
     if flat.shape[-1] != sum(sizes):
         raise ValueError(f"{flat.shape[-1]} coordinates do not fill a tree of {sum(sizes)}")
+    if len(like) == 1:
+        ((name, x),) = like.items()
+        if x.ndim == leading + 1:
+            return {name: flat.to(x.dtype)}
     parts = torch.split(flat, sizes, -1)
     return {
         name: part.reshape(*flat.shape[:-1], *x.shape[leading:]).to(x.dtype)

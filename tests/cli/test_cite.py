@@ -10,7 +10,7 @@ from fedmomentum.cli import main
 from fedmomentum.cli.bibliography import PAPERS, bibtex
 from fedmomentum.scenario import describe
 
-ARXIV = re.compile(r"arXiv:(\d{4}\.\d{5})")
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d+)")
 
 
 def test_every_paper_that_the_schema_names_is_known() -> None:
@@ -39,6 +39,11 @@ def test_keys_are_unique_and_entries_are_balanced() -> None:
         (["arms={}", "strategy={name: scaffold}"], {"karimireddy2019scaffold"}, {"mcmahan2017private"}),
         (["arms={}", "strategy={name: fedavg, clip_update: 1}"], {"mcmahan2017private"}, {"blanchard2017krum"}),
         (["arms={}", "strategy={name: fedavg, aggregator: {name: krum, byzantine: 1}}"], {"blanchard2017krum"}, set()),
+        (
+            ["arms={}", "client.optimizer={name: sghmc, lr: 0.1, temperature: 0.1}"],
+            {"chen2014sghmc"},
+            {"kingma2014adam"},
+        ),
         (["client.method={name: fedprox, mu: 1}"], {"li2018fedprox"}, set()),
     ],
 )
