@@ -19,6 +19,7 @@ from torch import Tensor
 from fedmomentum.analogies import linear
 from fedmomentum.analogies.curvature import sharpness
 from fedmomentum.analogies.descent import filtered, follow
+from fedmomentum.analogies.gated import largest_stable, teacher
 from fedmomentum.analogies.linear import Form
 from fedmomentum.analogies.result import Array, Claim, Measured, as_array
 from fedmomentum.optim import Rule, chain, clip_by_norm, make_rule
@@ -103,6 +104,7 @@ def simulate(
     size: int = 60,
     gain: float = 0.8,
     clip: float = 1.0,
+    gru: int = 0,
     seed: int = 0,
 ) -> Measured:
     """Measure a network's curvature, its largest stable step, the growth of its gradients and its clipped steps.
@@ -115,6 +117,7 @@ def simulate(
         size: units of a random network.
         gain: of the random network: its weights have variance gain^2/size, its edge of chaos is near one.
         clip: largest norm of a gradient.
+        gru: units of a GRU whose largest safe learning rate is found at two momenta; none unless positive.
         seed: of the stream "recurrent".
     """
     lr = 1e-3
@@ -156,6 +159,7 @@ def simulate(
     if gated < 0.99:
         measured = probe(_gated(matrix, gain, seed), walk, steps=250, wait=150)
         claims.append(Claim("exponent of a GRU", math.log(gated), measured, 0.02, "per step", scale=1.0))
+    claims += _gated_edges(gru, form, momentum, seed)
     rule = chain(clip_by_norm(clip), make_rule(form, lr=lr, momentum=momentum))
     steep = torch.full((math.ceil(20 / (1 - momentum)), 1), 1e6, dtype=torch.float64)
     claims.append(
@@ -186,9 +190,25 @@ def simulate(
         "size": size,
         "gain": gain,
         "clip": clip,
+        "gru": gru,
         "seed": seed,
     }
     return Measured("recurrent", settings, tuple(claims), {"clipped path": path})
+
+
+def _gated_edges(units: int, form: Form, momentum: float, seed: int) -> list[Claim]:
+    """Compare the largest safe learning rate of a GRU with its curvature, at the given momentum and at another."""
+    if units < 1:
+        return []
+    other = 0.5 if momentum != 0.5 else 0.0
+    taught = teacher(units, seed=seed)
+    ritz = taught.curvature()
+    edges = largest_stable(taught, ritz, (other, momentum), form=form)
+    limits = [linear.stability_limit(form, beta) / ritz.largest for beta in (other, momentum)]
+    return [
+        Claim(f"largest stable lr of a GRU, {word}", limit, edge, 0.02, "weight^2/loss")
+        for word, limit, edge in zip((f"momentum {other:g}", "momentum as set"), limits, edges, strict=True)
+    ]
 
 
 def _gated(matrix: Tensor, gain: float, seed: int) -> Callable[[Tensor], Tensor]:
@@ -239,11 +259,11 @@ def probe(
 
 
 def figure(folder: Path) -> None:
-    """Draw ``recurrent.svg`` and ``.png``: the cliff with and without clipping, and gradients through time."""
+    """Draw ``recurrent.svg`` and ``.png``: the cliff with clipping and without, a GRU's safe rates, and gradients."""
     from fedmomentum.analogies.drawing import BLUE, GREEN, GREY, INK, ORANGE, RED, sheet
 
     length, lr, momentum = 20, 1e-3, 0.9
-    with sheet(folder, "recurrent", 2) as (_, (left, right)):
+    with sheet(folder, "recurrent", 3, width=12.0) as (_, (left, middle, right)):
         w = np.linspace(0.0, 1.1, 400)
         left.plot(w, (w**length - 1) ** 2 / 2, color=INK, lw=1.2)
         plain = make_rule("heavy_ball", lr=lr, momentum=momentum)
@@ -261,6 +281,16 @@ def figure(folder: Path) -> None:
             ylim=(-0.05, 1.6),
         )
         left.legend(loc="upper left")
+        taught = teacher(6)
+        ritz, betas, dots = taught.curvature(), np.linspace(0, 0.98, 50), (0.0, 0.2, 0.4, 0.6, 0.8, 0.95)
+        edge = [linear.stability_limit("heavy_ball", float(b)) / ritz.largest for b in betas]
+        middle.fill_between(betas, edge, color=GREEN, alpha=0.12, lw=0)
+        middle.plot(betas, edge, color=INK, label="predicted: 2(1 + β)/h")
+        middle.plot(dots, largest_stable(taught, ritz, dots), "o", color=BLUE, label="largest that does not diverge")
+        middle.text(0.08, edge[0] / 3, f"safe\n(measured sharpness h = {ritz.largest:.3f})", fontsize=8, color=GREEN)
+        middle.set(title="A GRU's safe learning rates", xlabel="momentum β", ylabel="learning rate")
+        middle.set_ylim(0, edge[-1] * 1.25)
+        middle.legend(loc="upper left")
         noise = torch.randn(80, 80, generator=torch_stream(0, "recurrent figure"), dtype=torch.float64)
         noise = noise / torch.linalg.eigvals(noise).abs().max()
         time = np.arange(61)
@@ -271,9 +301,7 @@ def figure(folder: Path) -> None:
                 power = noise * radius @ power
             right.plot(time, norms, "o", color=colour, ms=2.5, label=f"ρ = {radius}")
             right.plot(time, norms[-1] * radius ** (time - time[-1]), color=colour, lw=1)
-        right.set(
-            title="Gradient through time, ‖Wᵏ‖ (lines: slope ρᵏ)", xlabel="steps back", ylabel="norm", yscale="log"
-        )
+        right.set(title="Gradient through time (lines: ρᵏ)", xlabel="steps back", ylabel="‖Wᵏ‖", yscale="log")
         right.legend(loc="upper left")
 
 

@@ -154,6 +154,7 @@ class Recurrent(Block):
     size: Count = Field(default=60, description="units of the random network")
     gain: Positive = Field(default=0.8, description="of the random network; its edge of chaos is near 1")
     clip: Positive = Field(default=1.0, description="largest norm of a gradient")
+    gru: Whole = Field(default=0, description="units of a GRU whose largest safe learning rates are measured; 0: none")
 
 
 class ServerMomentum(Block):
