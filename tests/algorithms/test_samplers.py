@@ -50,7 +50,7 @@ def test_fald_keeps_its_temperature_where_few_take_part() -> None:
 @pytest.mark.parametrize("cohort", [1, 2])
 def test_fsgld_with_surrogates_is_sgld_on_the_whole_whatever_the_local_steps(cohort: int) -> None:
     """Surrogates of quadratics become exact as clients see more points; all have taken part after some rounds."""
-    lr, rounds = 0.25, 120
+    lr, rounds = 0.25, 60
     for steps in (1, 4):
         draws, _ = sample(
             "fsgld", rounds=rounds, chains=4000, lr=lr, steps=steps, temperature=HEAT, last=10,
@@ -68,11 +68,11 @@ def shuffled(modes: torch.Tensor, chains: int) -> torch.Tensor:
 def test_without_surrogates_the_variance_between_clients_stays() -> None:
     """DSGLD with one client a round: the gradient noise of client sampling widens the law, and not by little."""
     modes = torch.tensor([[3.0], [-1.0], [-2.0]]).double()
-    lr, exact, chains = 0.1, HEAT / (1 - 0.1 / 2), 200
+    lr, exact, chains = 0.1, HEAT / (1 - 0.1 / 2), 600
     noise = float((0 - modes).var(correction=0))
     for conducive in (False, True):
         draws, _ = sample(
-            "fsgld", rounds=900, last=850, chains=1, lr=lr, temperature=HEAT, curvatures=torch.ones(3, chains).double(),
+            "fsgld", rounds=350, last=300, chains=1, lr=lr, temperature=HEAT, curvatures=torch.ones(3, chains).double(),
             modes=shuffled(modes, chains), start=torch.zeros(chains).double(), conducive=conducive,
             cohort=UniformCohort(count=1, seed=4),
         )  # fmt: skip
@@ -176,7 +176,7 @@ def test_fedpa_moves_to_the_global_mode_where_clients_sample_and_fedavg_does_not
     for rho in (0.0, 1.0):
         draws, _ = sample(
             "fedpa", samples=40, burn_in=40, shrinkage=rho, server_learning_rate=0.2, averaged=False, lr=0.2,
-            curvatures=h, modes=b, rule="sgld", steps=120, rounds=40, last=25, chains=1, start=b.mean(0),
+            curvatures=h, modes=b, rule="sgld", steps=120, rounds=24, last=14, chains=1, start=b.mean(0),
         )  # fmt: skip
         found[rho] = float(draws.mean())
     assert found[0.0] == pytest.approx(0.0, abs=0.2)  # the mean of the clients' modes
@@ -246,10 +246,10 @@ SPLIT_B = torch.tensor([[4.0], [-2.0], [-2.0], [3.0], [-4.0], [1.0]], dtype=torc
 @pytest.mark.parametrize("correction", ["coordinate", "mean", "none"])
 def test_fedsghmc_corrects_for_the_noise_of_sampling_clients(correction: str) -> None:
     """Two of six clients a round: variance ratio 1 once corrected, ``1 + bh / (al T)`` if not."""
-    lr, friction, heat, chains = 0.05, 0.3, 0.4, 200
+    lr, friction, heat, chains = 0.05, 0.3, 0.4, 600
     noise = float(law.client_sampling_variance(SPLIT_H * (0 - SPLIT_B), 2)) / 36  # of the mean in place of the sum
     draws, strategy = sample(
-        "fedsghmc", rounds=1100, last=1000, chains=1, lr=lr, temperature=heat, friction=friction, correction=correction,
+        "fedsghmc", rounds=400, last=300, chains=1, lr=lr, temperature=heat, friction=friction, correction=correction,
         memory=0.97, curvatures=SPLIT_H.expand(6, chains), modes=shuffled(SPLIT_B, chains),
         start=torch.zeros(chains).double(), cohort=UniformCohort(count=2, seed=5),
     )  # fmt: skip
