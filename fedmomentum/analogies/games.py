@@ -188,27 +188,39 @@ def probe(field: Callable[[Tensor], Tensor], point: Tensor, *, probes: int = 8, 
     )
 
 
-def figure(folder: Path) -> None:
+def figure(
+    folder: Path, *, lr: float = 0.3, momentum_x: float = -0.5, momentum_y: float = 0.0, turns: bool = True
+) -> None:
     """Draw ``games.svg`` and ``.png``: orbits, the radius over both momenta, and a small GAN."""
     from fedmomentum.analogies.drawing import BLUE, GREEN, GREY, INK, RED, sheet
 
     with sheet(folder, "games", 3, width=11.0, height=3.7, width_ratios=[1, 1.1, 1]) as (page, (left, middle, right)):
-        for b, colour in ((0.15, RED), (0.0, BLUE), (-0.5, GREEN)):
-            path = play(lr=0.3, momentum_x=b, momentum_y=0.0, turns=True, steps=90, start=(1.0, 0.0))
-            left.plot(path[:, 0], path[:, 1], "-o", color=colour, lw=0.8, ms=2, label=f"β = {b:g}, 0")
+        for b, c, colour in ((0.15, 0.0, RED), (0.0, 0.0, BLUE), (momentum_x, momentum_y, GREEN)):
+            path = play(lr=lr, momentum_x=b, momentum_y=c, turns=turns, steps=90, start=(1.0, 0.0))
+            left.plot(path[:, 0], path[:, 1], "-o", color=colour, lw=0.8, ms=2, label=f"β = {b:g}, {c:g}")
         left.plot(0, 0, "+", color=INK, ms=9)
-        left.set(title="min max xy, in turns", xlabel="x", ylabel="y", aspect="equal", xlim=(-3.2, 3.2), ylim=(-3, 3.9))
+        left.set(
+            title="min max xy, in turns" if turns else "min max xy, at once",
+            xlabel="x",
+            ylabel="y",
+            aspect="equal",
+            xlim=(-3.2, 3.2),
+            ylim=(-3, 3.9),
+        )
         left.legend(loc="upper left", ncols=3, columnspacing=0.9, handlelength=1.2)
         grid = np.linspace(-0.9, 0.6, 61)
         radius = np.array(
-            [[predict(lr=0.3, momentum_x=float(b1), momentum_y=float(b2)).radius for b1 in grid] for b2 in grid]
+            [
+                [predict(lr=lr, momentum_x=float(b1), momentum_y=float(b2), turns=turns).radius for b1 in grid]
+                for b2 in grid
+            ]
         )
         image = middle.pcolormesh(
             grid, grid, np.log(radius), cmap="RdBu_r", vmin=-0.03, vmax=0.03, shading="nearest", rasterized=True
         )
         middle.contour(grid, grid, radius, levels=[1.0], colors=INK, linewidths=1.2)
-        middle.plot(-0.5, 0, "o", color=GREEN, ms=6)
-        middle.set(title="log radius, lr = 0.3", xlabel="momentum of x", ylabel="momentum of y")
+        middle.plot(momentum_x, momentum_y, "o", color=GREEN, ms=6)
+        middle.set(title=f"log radius, lr = {lr:g}", xlabel="momentum of x", ylabel="momentum of y")
         middle.grid(False)
         page.colorbar(image, ax=middle, shrink=0.9, ticks=[-0.03, 0, 0.03])
         game = ring_gan(momenta=(-0.5, 0.0, 0.9))

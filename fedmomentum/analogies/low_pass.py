@@ -277,17 +277,17 @@ def model_gradients(
     return torch.stack(rows[100:])
 
 
-def figure(folder: Path) -> None:
+def figure(folder: Path, *, momentum: float = 0.9) -> None:
     """Draw ``low_pass.svg`` and ``.png``: the gains, and a real gradient stream before and after."""
     from fedmomentum.analogies.drawing import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, sheet
 
     w = np.geomspace(0.004, math.pi, 400)
     dots = np.geomspace(0.02, 3.0, 9)
     with sheet(folder, "low_pass", 2) as (_, (left, right)):
-        for momentum, colour in ((0.5, BLUE), (0.9, GREEN), (0.99, ORANGE)):
-            left.plot(w, np.abs(response(w, momentum)) ** 2, color=colour, label=f"β = {momentum}")
-            left.plot(dots, np.abs(_sines("ema", momentum, dots)) ** 2, "o", color=colour)
-            cutoff = predict(momentum=momentum).cutoff
+        for beta, colour in ((0.5, BLUE), (momentum, GREEN), (0.99, ORANGE)):
+            left.plot(w, np.abs(response(w, beta)) ** 2, color=colour, label=f"β = {beta}")
+            left.plot(dots, np.abs(_sines("ema", beta, dots)) ** 2, "o", color=colour)
+            cutoff = predict(momentum=beta).cutoff
             left.plot([cutoff, cutoff], [1e-5, 0.5], color=colour, ls=":", lw=1)
         left.axhline(0.5, color=GREY, lw=0.8)
         left.set(
@@ -299,7 +299,6 @@ def figure(folder: Path) -> None:
             ylim=(1e-5, 3),
         )
         left.legend(loc="lower left")
-        momentum = 0.9
         gradients = model_gradients(momentum=momentum, steps=6000)
         f, before = welch(gradients)
         _, after = welch(torch.as_tensor(_velocity("ema", momentum, gradients)))

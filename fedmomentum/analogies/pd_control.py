@@ -227,19 +227,26 @@ def probe(
     return predict(lr=lr, curvature=largest, momentum=momentum, form=form)
 
 
-def figure(folder: Path) -> None:
+def figure(
+    folder: Path,
+    *,
+    lr: float = 0.02,
+    curvature: float = 1.0,
+    momentum: float = 0.8,
+    target: float = 1.2,
+    gravity: float = 6.0,
+) -> None:
     """Draw ``pd_control.svg`` and ``.png``: the arm under three controllers, and stale gradients."""
     from fedmomentum.analogies.drawing import BLUE, GREEN, GREY, INK, ORANGE, RED, sheet
 
-    lr, momentum, target = 0.02, 0.8, 1.2
-    loop = predict(lr=lr, curvature=1.0, momentum=momentum)
+    loop = predict(lr=lr, curvature=curvature, momentum=momentum)
     kp, kd = loop.proportional, loop.derivative
     steps = 250
     arms = [
         ("no gravity: the optimizer's own path", Arm(), 0.0, BLUE),
-        ("gravity: PD sags", Arm(gravity=6.0), 0.0, ORANGE),
-        ("gravity: PID arrives", Arm(gravity=6.0), 0.15 * kp * kd, GREEN),
-        ("gravity: PID, weak motor", Arm(gravity=6.0, friction=0.5, limit=4.5), 0.15 * kp * kd, RED),
+        ("gravity: PD sags", Arm(gravity=gravity), 0.0, ORANGE),
+        ("gravity: PID arrives", Arm(gravity=gravity), 0.15 * kp * kd, GREEN),
+        ("gravity: PID, weak motor", Arm(gravity=gravity, friction=0.5, limit=4.5), 0.15 * kp * kd, RED),
     ]
     with sheet(folder, "pd_control", 2) as (_, (left, right)):
         for label, arm, ki, colour in arms:
@@ -251,7 +258,7 @@ def figure(folder: Path) -> None:
         late = math.floor(loop.delay_margin)
         rule = make_rule("heavy_ball", lr=lr, momentum=momentum)
         for delay, colour in ((0, BLUE), (late, INK), (late + 2, RED)):
-            right.plot(_delayed(rule, 1.0, delay, 160), color=colour, lw=1.3, label=f"{delay} steps late")
+            right.plot(_delayed(rule, curvature, delay, 160), color=colour, lw=1.3, label=f"{delay} steps late")
         right.set(
             title=f"Delay margin {loop.delay_margin:.1f} steps",
             xlabel="step",

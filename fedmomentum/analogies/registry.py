@@ -38,7 +38,7 @@ class Analogy:
         predict: the closed form: numbers to a frozen dataclass of named quantities.
         simulate: the experiment: options to :class:`Measured`.
         probe: the same quantity of a real model or stream of gradients, from plain tensors and callables.
-        figure: draws ``name.svg`` and ``name.png`` into a folder.
+        figure: draws ``name.svg`` and ``name.png`` into a folder; its keywords, if any, are options of the experiment.
     """
 
     name: str
@@ -46,7 +46,18 @@ class Analogy:
     predict: Callable[..., Any]
     simulate: Callable[..., Measured]
     probe: Callable[..., Any]
-    figure: Callable[[Path], None]
+    figure: Callable[..., None]
+
+    def draw(self, folder: Path, **settings: Any) -> None:
+        """Draw the figure for the settings of a run; the chapter's scene if they are the experiment's defaults.
+
+        Args:
+            folder: where ``name.svg`` and ``name.png`` go.
+            settings: options of the experiment; those that the figure has none of make no difference.
+        """
+        takes = [name for name in inspect.signature(self.figure).parameters if name in self.options]
+        asked = {name: settings.get(name, self.options[name]) for name in takes}
+        self.figure(folder, **({} if all(asked[name] == self.options[name] for name in takes) else asked))
 
     @property
     def options(self) -> dict[str, Any]:

@@ -220,52 +220,67 @@ def probe(
     return Damping(sharpness=ritz.largest, uncertainty=float(ritz.bounds[-1]), spring=spring)
 
 
-def figure(folder: Path) -> None:
+def figure(
+    folder: Path, *, lr: float = 0.04, curvature: float = 1.0, momentum: float = 0.95, form: Form = "heavy_ball"
+) -> None:
     """Draw ``spring.svg`` and ``.png``: three dampings of one spring, zeta against momentum, and a map of it."""
     from fedmomentum.analogies.drawing import BLUE, GREEN, GREY, INK, ORANGE, sheet
 
-    a, steps = 0.04, 60
-    fine = np.linspace(0, steps, 1201)
-    critical = linear.critical_momentum("heavy_ball", a)
+    a = lr * curvature
+    steps = max(60, min(400, math.ceil(9 / math.sqrt(a))))
+    fine = np.linspace(0, steps, 20 * steps + 1)
+    critical = linear.critical_momentum(form, a) if a <= 1 else math.nan
+    shown = [(momentum, BLUE), (critical, GREEN), (0.0, ORANGE)]
     with sheet(folder, "spring", 3, width=12.0, width_ratios=[1.3, 1, 1.15]) as (page, (left, right, over)):
-        for beta, colour, word in ((0.95, BLUE, "rings"), (critical, GREEN, "critical"), (0.0, ORANGE, "creeps")):
-            x = _swing("heavy_ball", a, 1.0, beta, steps)
-            z1, z2 = linear.roots(*linear.coefficients("heavy_ball", a, beta))
-            if beta == 0.0:
-                curve = np.exp(fine * math.log(1 - a))
-            elif word == "critical":
-                z = z1.real
-                curve = z**fine * (1 + fine * ((1 - a) / z - 1))
+        for beta, colour in [(beta, colour) for beta, colour in shown if not math.isnan(beta)]:
+            x = _swing(form, a, 1.0, beta, steps)
+            z1, z2 = linear.roots(*linear.coefficients(form, a, beta))
+            if z2 == 0 or z1 == 0:
+                curve = np.exp(fine * cmath.log(z1)).real if z1 != 0 else np.where(fine == 0, 1.0, 0.0)
+            elif abs(z1 - z2) < 1e-6:
+                curve = z1.real**fine * (1 + fine * (x[1] / z1.real - 1))
             else:
-                parts = (1 - a - z2) * np.exp(fine * cmath.log(z1)) + (z1 - 1 + a) * np.exp(fine * cmath.log(z2))
+                parts = (x[1] - z2) * np.exp(fine * cmath.log(z1)) + (z1 - x[1]) * np.exp(fine * cmath.log(z2))
                 curve = (parts / (z1 - z2)).real
+            word = (
+                "critical"
+                if abs(z1 - z2) < 1e-6
+                else _WORDS[predict(lr=a, curvature=1.0, momentum=beta, form=form).regime]
+            )
             left.plot(fine, curve, color=colour, alpha=0.45, linewidth=2.2)
             left.plot(x, "o", color=colour, markersize=2.6, label=f"β = {beta:.2f}, {word}")
         left.axhline(0, color=GREY, linewidth=0.8)
         left.set(title="The optimizer samples a spring", xlabel="step", ylabel="distance to the optimum")
         left.legend(loc="upper right")
         betas = np.linspace(0.30, 0.995, 300)
-        springs = [predict(lr=a, curvature=1.0, momentum=float(b)) for b in betas]
+        springs = [predict(lr=a, curvature=1.0, momentum=float(b), form=form) for b in betas]
         right.plot(betas, [s.damping_ratio for s in springs], color=INK, label="exact")
         right.plot(betas, [s.damping_ratio_central for s in springs], color=GREEN, ls="--", label="central difference")
         right.plot(
             betas, [s.damping_ratio_backward for s in springs], color=ORANGE, ls=":", label="backward difference"
         )
         dots = np.array([0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98])
-        measured = [damping_ratio(*linear.fit(_swing("heavy_ball", a, 1.0, float(b), 200))) for b in dots]
+        measured = [damping_ratio(*linear.fit(_swing(form, a, 1.0, float(b), 200))) for b in dots]
         right.plot(dots, measured, "o", color=BLUE, label="measured")
         right.axhline(1, color=GREY, linewidth=0.8)
-        right.annotate(
-            f"critical, β* = {critical:.2f}",
-            (critical, 1),
-            (0.68, 1.22),
-            fontsize=8,
-            color=INK,
-            arrowprops={"arrowstyle": "-", "color": GREY},
-        )
-        right.set(title=f"Damping ratio, lr · curvature = {a}", xlabel="momentum β", ylabel="ζ", ylim=(0, 1.9))
+        if critical > 0.35:
+            right.annotate(
+                f"critical, β* = {critical:.2f}",
+                (critical, 1),
+                (0.68, 1.22),
+                fontsize=8,
+                color=INK,
+                arrowprops={"arrowstyle": "-", "color": GREY},
+            )
+        right.set(title=f"Damping ratio, lr · curvature = {a:g}", xlabel="momentum β", ylabel="ζ", ylim=(0, 1.9))
         right.legend(loc="lower left")
         _map(page, over)
+
+
+_WORDS = {
+    "underdamped": "rings", "overdamped": "creeps", "critical": "critical", "alternating": "alternates",
+    "unstable": "diverges",
+}  # fmt: skip
 
 
 def _map(page: Any, axes: Any) -> None:

@@ -213,18 +213,18 @@ def probe(gradients: Tensor, points: Tensor, *, lr: float, momentum: float) -> H
     return Heat(noise=noise, temperature=temperature, kinetic=kinetic, equilibrium=kinetic / temperature)
 
 
-def figure(folder: Path) -> None:
+def figure(folder: Path, *, lr: float = 0.01, momentum: float = 0.9, noise: float = 1.0) -> None:
     """Draw ``temperature.svg`` and ``.png``: variance against momentum, and a double well visited."""
     from fedmomentum.analogies.drawing import BLUE, GREEN, GREY, ORANGE, RED, sheet
 
     with sheet(folder, "temperature", 2) as (_, (left, right)):
         betas = np.linspace(0, 0.98, 60)
         dots = (0.0, 0.3, 0.6, 0.8, 0.9, 0.95)
-        for lr, colour in ((0.02, BLUE), (0.3, GREEN), (1.2, ORANGE)):
-            line = [predict(lr=lr, momentum=float(b), noise=1.0, curvature=1.0) for b in betas]
-            left.plot(1 - betas, [s.variance for s in line], color=colour, label=f"lr · h = {lr}")
+        for rate, colour in ((0.02, BLUE), (0.3, GREEN), (1.2, ORANGE)):
+            line = [predict(lr=rate, momentum=float(b), noise=1.0, curvature=1.0) for b in betas]
+            left.plot(1 - betas, [s.variance for s in line], color=colour, label=f"lr · h = {rate}")
             left.plot(1 - betas, [s.temperature for s in line], color=colour, ls=":", lw=1)
-            left.plot([1 - b for b in dots], [_variance(lr, b) for b in dots], "o", color=colour)
+            left.plot([1 - b for b in dots], [_variance(rate, b) for b in dots], "o", color=colour)
         left.plot([], [], ":", color=GREY, label="T/h, small steps")
         left.set(
             title="How far noise carries (dots: measured)",
@@ -234,7 +234,7 @@ def figure(folder: Path) -> None:
             yscale="log",
         )
         left.legend(loc="upper right")
-        run = simulate(lr=0.01, momentum=0.9, chains=3000)
+        run = simulate(lr=lr, momentum=momentum, noise=noise, chains=3000)
         edges, seen, gibbs = (run.series[name] for name in ("bins", "seen", "gibbs"))
         width = edges[1] - edges[0]
         right.bar(edges[:-1] + width / 2, seen / width, width * 0.92, color=BLUE, alpha=0.55, label="visits")

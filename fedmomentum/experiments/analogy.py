@@ -98,14 +98,19 @@ def column(claim: str) -> str:
 
 
 def draw(arms: Mapping[str, Drawn], folder: Path, question: str) -> None:
-    """Draw the picture of each system, and one of what was predicted and measured with the settings of the arms."""
+    """Draw the picture of each system, and one of what was predicted and measured with the settings of the arms.
+
+    The picture of a system is that of the settings in which all its arms agree.
+    """
     from fedmomentum.experiments.pictures import draw_findings
 
-    systems = dict.fromkeys(
-        arm.scenario.system.name for arm in arms.values() if isinstance(arm.scenario, AnalogyScenario)
-    )
-    for system in systems:
-        ANALOGIES[system].figure(folder)
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for arm in arms.values():
+        if isinstance(arm.scenario, AnalogyScenario):
+            settings.setdefault(arm.scenario.system.name, []).append(options(arm.scenario))
+    for system, many in settings.items():
+        agreed = {key: value for key, value in many[0].items() if all(other.get(key) == value for other in many)}
+        ANALOGIES[system].draw(folder, **agreed)
     draw_findings({name: read_findings(arm.folder) for name, arm in arms.items()}, folder, "predictions", question)
 
 
