@@ -68,3 +68,12 @@ def test_a_generator_is_asked_for_one_number() -> None:
     noise.chain_keys(one, 3)
     noise.chain_keys(other, 300)
     assert torch.equal(one.get_state(), other.get_state())
+
+
+def test_purposes_side_by_side_are_those_one_by_one() -> None:
+    assert torch.equal(noise.folds(KEYS, 3), torch.stack([noise.fold(KEYS, n) for n in range(3)], -1))
+
+
+def test_a_chains_key_is_the_mix_of_its_number_and_the_generators() -> None:
+    drawn = torch.randint(-(2**63), 2**63 - 1, (1,), generator=torch_stream(7, "noise"))
+    assert torch.equal(noise.fold(drawn, torch.arange(64)), KEYS)
