@@ -115,10 +115,16 @@ def test_json_in_one_process(stand_in: ModuleType, capsys: Capture) -> None:
     assert [claim["ok"] for claim in json.loads(captured.out)["expectations"]] == [True, False]
 
 
+def _heed_interrupts() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and hands that on to its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_cleanly(script: Path, tmp_path: Path, sent: signal.Signals) -> None:
     words = [sys.executable, str(script), "run", "s.yaml", "--set", "act=slow"]
-    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, cwd=tmp_path, preexec_fn=_heed_interrupts, **pipes) as process:
         assert process.stdout is not None and process.stderr is not None
         while "round 3/10" not in process.stdout.readline():
             assert process.poll() is None
