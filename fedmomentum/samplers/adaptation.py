@@ -10,13 +10,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedmomentum.samplers.hmc import HMCInfo, field_of, hmc, hmc_init, hmc_transition
+from fedmomentum.samplers.draws import block_of
+from fedmomentum.samplers.fields import Field, field_of
+from fedmomentum.samplers.hmc import hmc, hmc_init
 from fedmomentum.samplers.kernel import Gradient, Kernel, Potential
 from fedmomentum.samplers.metric import Dense, Diagonal, Metric
-from fedmomentum.samplers.noise import chain_keys
-from fedmomentum.samplers.ravel import chains, ravel
+from fedmomentum.samplers.ravel import chains, unravel
+from fedmomentum.samplers.transition import Luck, Point, acceptance_of, common, flow_of, times, transition
 from fedmomentum.streams import torch_stream
-from fedmomentum.trees import State, Tree
+from fedmomentum.trees import Tree
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class Adapted:
 
 
 def window_adaptation(
-    potential: Potential,
+    potential: Potential | Field,
     position: Tree,
     *,
     seed: int,
@@ -150,7 +152,7 @@ def window_adaptation(
     """Warm HMC up: find the step size that accepts a share ``target``, and a mass that makes the target round.
 
     Args:
-        potential: ``U`` of one point.
+        potential: ``U`` of one point, or the field of stacked points.
         position: starting points ``[C, *shape]``; spread them, so that R-hat means something.
         seed: of the warm-up's own streams.
         gradient: ``dU`` of stacked points, where it is known in closed form.
@@ -171,50 +173,65 @@ def window_adaptation(
     if warmup < 20 or not 0 < target < 1 or mass not in ("diagonal", "dense"):
         raise ValueError("need warmup >= 20, target in (0, 1) and a mass that is 'diagonal' or 'dense'")
     field, number, dense = field_of(potential, gradient), chains(position), mass == "dense"
-    state = hmc_init(field, position)
-    flat = ravel(position)
+    flow, point = flow_of(field, position), Point.of(hmc_init(field, position))
+    flat = point.position
     metric: Metric = Diagonal(torch.ones(flat.shape[-1], dtype=flat.dtype, device=flat.device))
     first, ends = windows(warmup)
     moments = RunningMoments.zeros(flat, dense=dense)
+    heat = temperature**0.5
 
     def shared(x: Tensor) -> Tensor:
         return x.mean(0, keepdim=True).expand(number) if pool else x
 
-    def transition(state: State, at: int, step_size: Tensor, count: int) -> tuple[State, HMCInfo]:
-        keys = chain_keys(torch_stream(seed, "warmup", step=at), number, flat.device)
-        return hmc_transition(
-            field, state, keys, step_size=step_size, steps=count, metric=metric, temperature=temperature, jitter=jitter
-        )
+    def lucks(steps: range) -> Luck:
+        return Luck.draw([torch_stream(seed, "warmup", step=at) for at in steps], flat)
 
-    def guess(state: State, at: int, step_size: Tensor) -> Tensor:
-        return _reasonable(lambda e: shared(transition(state, at, e, 1)[1].acceptance), step_size, target)
+    def move(point: Point, luck: Luck, at: int, step_size: Tensor, count: int) -> tuple[Point, Tensor]:
+        noise = luck.normals[at] * heat
+        point, proposal = transition(
+            flow,
+            point,
+            noise,
+            0.5 * noise.square().sum(-1),
+            luck.patience[at] * temperature,
+            step_size=times(common(step_size) if pool else step_size, 1.0 + jitter * luck.shake[at], flat),
+            steps=count,
+            metric=metric,
+        )
+        return point, acceptance_of(proposal.error, temperature)
+
+    def guess(point: Point, at: int, step_size: Tensor) -> Tensor:
+        luck = lucks(range(at, at + 1))
+        return _reasonable(lambda e: shared(move(point, luck, 0, e, 1)[1]), step_size, target)
 
     start = torch.ones(number, dtype=torch.float64, device=flat.device)
-    search = DualAveraging.start(guess(state, 0, start), target)
+    search = DualAveraging.start(guess(point, 0, start), target)
     total = torch.zeros(number, dtype=torch.float64, device=flat.device)
+    block = block_of(flat.numel())
     for t in range(warmup):
-        state, info = transition(state, t + 1, search.step, steps)
-        search = search.update(shared(info.acceptance))
-        if t >= (ends[-1] if ends else 0):
-            total = total + info.acceptance
+        if t % block == 0:
+            luck = lucks(range(t + 1, min(t + block, warmup) + 1))
+        point, acceptance = move(point, luck, t % block, search.step, steps)
+        search = search.update(shared(acceptance))
+        if t >= ends[-1]:
+            total = total + acceptance
         if first <= t < ends[-1]:
-            moments = moments.update(ravel(state["position"]))
+            moments = moments.update(point.position)
             if t + 1 in ends:
                 covariance = moments.covariance(pool=pool).to(flat.dtype)
                 metric = Dense(covariance) if dense else Diagonal(covariance)
                 moments = RunningMoments.zeros(flat, dense=dense)
-                search = DualAveraging.start(guess(state, -t - 1, search.step), target)
+                search = DualAveraging.start(guess(point, -t - 1, search.step), target)
     step_size = search.final
     kernel = hmc(
-        potential,
-        gradient=gradient,
+        field,
         step_size=step_size,
         steps=steps,
         metric=metric,
         temperature=temperature,
         jitter=jitter,
     )
-    return Adapted(kernel, state["position"], step_size, metric, total / max(warmup - ends[-1], 1))
+    return Adapted(kernel, unravel(point.position, position), step_size, metric, total / max(warmup - ends[-1], 1))
 
 
 def _reasonable(acceptance: Callable[[Tensor], Tensor], step_size: Tensor, target: float) -> Tensor:
