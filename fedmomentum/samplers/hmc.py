@@ -88,7 +88,7 @@ def hmc(
         luck = Luck.draw(generators, x)
         noise = luck.normals.mul_(temperature**0.5)  # in place: its rows stay aligned
         scales = [1.0 + jitter * u for u in luck.shake]
-        numbers = [1 + int(u * steps) if random_steps else steps for u in luck.share]
+        numbers = [luck.number(t, steps) if random_steps else steps for t in range(len(scales))]
         mass = metric or Diagonal(torch.ones((), dtype=x.dtype, device=x.device))
         rows = zip(
             noise.unbind(),

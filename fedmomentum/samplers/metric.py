@@ -18,6 +18,10 @@ class Metric(Protocol):
         """Turn standard normals into momenta ``A xi``, ``A A' = M``; their kinetic energy is then ``|xi|^2 / 2``."""
         ...
 
+    def whiten(self, points: Tensor) -> Tensor:
+        """Give ``y = A' x``, in which the mass is 1."""
+        ...
+
     def velocity(self, momentum: Tensor) -> Tensor:
         """Give ``M^-1 p``."""
         ...
@@ -40,6 +44,10 @@ class Diagonal:
     def momentum(self, normals: Tensor) -> Tensor:
         """Give ``M^(1/2) xi``."""
         return normals * self.inverse_mass.rsqrt()
+
+    def whiten(self, points: Tensor) -> Tensor:
+        """Give ``M^(1/2) x``."""
+        return points * self.inverse_mass.rsqrt()
 
     def velocity(self, momentum: Tensor) -> Tensor:
         """Give ``M^-1 p``."""
@@ -70,6 +78,11 @@ class Dense:
         root: Tensor = self.__dict__["_root"]
         return normals @ root if root.ndim == 2 else (normals.unsqueeze(-2) @ root).squeeze(-2)
 
+    def whiten(self, points: Tensor) -> Tensor:
+        """Give ``L^-1 x``."""
+        root: Tensor = self.__dict__["_root"]
+        return points @ root.mT if root.ndim == 2 else (root @ points.unsqueeze(-1)).squeeze(-1)
+
     def velocity(self, momentum: Tensor) -> Tensor:
         """Give ``M^-1 p``."""
         if self.inverse_mass.ndim == 2:
@@ -79,5 +92,6 @@ class Dense:
     def drift(self, position: Tensor, momentum: Tensor, time: Time) -> Tensor:
         """Give ``x + e M^-1 p``."""
         if isinstance(time, Tensor) or self.inverse_mass.ndim == 3:
-            return torch.addcmul(position, torch.as_tensor(time).to(position), self.velocity(momentum))
+            time = torch.as_tensor(time, dtype=position.dtype, device=position.device)
+            return torch.addcmul(position, time, self.velocity(momentum))
         return torch.addmm(position, momentum, self.inverse_mass, alpha=time)

@@ -44,6 +44,10 @@ class Luck(NamedTuple):
             share[:, 0].tolist(),
         )
 
+    def number(self, at: int, most: int) -> int:
+        """Give a number of leapfrog steps, uniform in 1, ..., ``most``."""
+        return 1 + int(self.share[at] * most)
+
 
 def _aligned(rows: Tensor) -> Tensor:
     """Lay rows ``[T, C, P]`` out so that each is as one that was allocated alone: at 64 bytes, without gaps.
