@@ -42,14 +42,14 @@ def times_of(law: Any, given: Any) -> dict[str, float]:
     from fedmomentum.samplers import Dense, hmc
     from fedmomentum.samplers.leapfrog import kick
     from fedmomentum.samplers.transition import Luck, Point, flow_of, transition
-    from fedmomentum.streams import torch_stream
+    from fedmomentum.streams import key
 
     start, step, steps = {"x": torch.from_numpy(given.start)}, given.step_size, given.steps
     metric = Dense(torch.from_numpy(given.inverse_mass))
     kernel = hmc(law.target.field, step_size=step, steps=steps, metric=metric, jitter=0.0)
     state, flow = kernel.init(start), flow_of(law.target.field, start)
-    point, generators = Point.of(state), [torch_stream(0, "parts", step=t) for t in range(BLOCK)]
-    luck, scan = Luck.draw(generators, point.position), kernel.scan
+    point, keys = Point.of(state), [key(0, "parts", step=t) for t in range(BLOCK)]
+    luck, scan = Luck.draw(keys, point.position), kernel.scan
     noise, patience = luck.normals[0], luck.patience[0]
     heat, x, p, force = noise.square().sum(-1) * 0.5, point.position, metric.momentum(noise), point.force
     assert scan is not None
@@ -58,7 +58,7 @@ def times_of(law: Any, given: Any) -> dict[str, float]:
         return transition(flow, point, noise, heat, patience, step_size=step, steps=number, metric=metric)
 
     def random() -> Any:
-        return Luck.draw([torch_stream(0, "parts", step=t) for t in range(BLOCK)], x)
+        return Luck.draw([key(0, "parts", step=t) for t in range(BLOCK)], x)
 
     one, two, gradient = once(lambda: whole(1)), once(lambda: whole(2)), once(lambda: flow.gradient(x))
     rest = one - (two - one)
@@ -70,6 +70,6 @@ def times_of(law: Any, given: Any) -> dict[str, float]:
         "the rest of a transition: momenta, a kick, energies, accept": rest,
         "  the value at its end, beside the gradient": once(lambda: flow.both(x)) - gradient,
         "randomness of a transition, drawn for 64 at once": once(random, number=20) / BLOCK,
-        "everything, a transition of a run": once(lambda: scan(generators, state), number=10) / BLOCK,
+        "everything, a transition of a run": once(lambda: scan(keys, state), number=10) / BLOCK,
         "one addition of such chains: what torch asks for any call": once(lambda: x + p),
     }

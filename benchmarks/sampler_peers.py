@@ -26,7 +26,7 @@ class Law:
 
 @dataclass(frozen=True)
 class Ready:
-    """A sampler that has only to draw, ``draw(seed)`` gives ``[S, C, P]``, and the seconds that it took to get there."""
+    """A sampler that has only to draw, ``draw(seed)`` gives ``[S, C, P]``, and the seconds that it took to."""
 
     draw: Callable[[int], Any]
     warmup: float = 0.0
