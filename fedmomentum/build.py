@@ -131,7 +131,7 @@ class Federation:
             "test_examples": len(self.data.test_y),
             "vectorize": "stacked" if stacked else "one by one",
             "vectorize_reason": reason,
-            "training": training_path(self.network, self.spec),
+            "training": training_path(self.network, self.spec, np.asarray(self.data.sizes)),
             "device": self.spec.device,
             "data_checksum": self.checksum,
         }
@@ -176,6 +176,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         device=device,
         threads=scenario.engine.threads,
         precision=scenario.engine.precision,
+        gram_memory=scenario.engine.gram_memory,
     )
 
 

@@ -20,6 +20,9 @@ WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": _MALLOC,  # glibc returns every large block to the system and faults it in again otherwise
     "MALLOC_TRIM_THRESHOLD_": _MALLOC,
 }
+ANSWER = 4 << 20
+"""Bytes of an answer up to which it comes with Ray's reply, not through shared memory, which takes longer; a cluster
+has a setting of its own for that."""
 PRELOAD = ("torch", "fedmomentum.clients.worker")
 """Modules that every actor imports as soon as it is there."""
 
@@ -72,7 +75,13 @@ def start_ray(address: str | None, *, cpus: int | None = None) -> bool:
     os.environ.update(WORKER_ENVIRONMENT)  # a local Ray's workers inherit it, which saves a runtime environment
     try:
         # "local": not a cluster that happens to run on this machine
-        ray.init(address="local", include_dashboard=False, num_cpus=cpus, **common)
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            num_cpus=cpus,
+            _system_config={"max_direct_call_object_size": ANSWER},
+            **common,
+        )
     finally:
         for name, value in before.items():
             if value is None:
