@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,7 @@ class LoopedTrainer:
 
     def train(self, task: BlockTask, records: Records, examples: Examples, factor: float) -> Collector:
         """Train every client of the block from the same global model."""
-        collector = Collector(reduce=task.reduce, uniform=task.uniform)
+        collector = Collector(reduce=task.reduce, uniform=task.uniform, origin=records[ARRAYS] if task.fold else None)
         local = self.make_local(factor)
         shared = {name: tree for name, tree in records.items() if name != ARRAYS}
         for position, client in enumerate(task.clients):
@@ -72,7 +73,7 @@ class LoopedTrainer:
 
     def gradients(self, task: BlockTask, records: Records, examples: Examples) -> Collector:
         """Give the gradient of every client's whole loss at the global model."""
-        collector = Collector(reduce=task.reduce, uniform=task.uniform)
+        collector = Collector(reduce=task.reduce, uniform=task.uniform, origin=records[ARRAYS] if task.fold else None)
         for client in task.clients:
             count = examples.count(client)
             if count == 0:
@@ -84,6 +85,11 @@ class LoopedTrainer:
             except Exception as error:  # as in training: a failure belongs to its client
                 collector.fail(client, f"{type(error).__name__}: {error}")
         return collector
+
+    def release(self) -> None:
+        """Hold nothing as large as the model between two blocks."""
+        if self._fused is not None:
+            self._fused.release()
 
     def _at(self, anchor: Tree, memory: State) -> Tree:
         """Put the network in training mode where the client starts, and give its parameters there."""
@@ -143,6 +149,7 @@ class LoopedTrainer:
         if local.begin is not None:
             first, state = local.begin(own, state, place)
             network.copy(first | network.buffers)
+        early = task.fold and plain and self.watch is None
         total, seen = torch.zeros((), device=x.device), 0
         index = torch.from_numpy(rows).to(x.device)
         for step in range(len(rows)):
@@ -153,14 +160,16 @@ class LoopedTrainer:
             with layers(self.spec.precision, self.spec.device):
                 outputs = network.module(xb)
             loss = losses(wide(outputs, self.spec.precision), yb).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            with self._fused.while_backward() if self._fused is not None and early else nullcontext():
+                loss.backward()  # type: ignore[no-untyped-call]
             if self.watch is not None:
                 self.watch.step(client, step, len(rows))
             total += loss.detach() * len(chosen)
             seen += len(chosen)
             with torch.no_grad():
                 if self._fused is not None and plain:
-                    self._fused.step()
+                    if not early:
+                        self._fused.step()
                     continue
                 grads = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in params.items()}
                 here = {n: p.detach() for n, p in params.items()}

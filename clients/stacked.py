@@ -76,7 +76,7 @@ class StackedTrainer:
         Clients are ordered by their number of steps, so those still at work at any step are the first ones, and a
         client that is done costs nothing.
         """
-        collector = Collector(reduce=task.reduce, uniform=task.uniform)
+        collector = Collector(reduce=task.reduce, uniform=task.uniform, origin=records[ARRAYS] if task.fold else None)
         local = self.make_local(factor)
         effort = dict(zip(task.clients, task.effort or [1.0] * len(task.clients), strict=True))
         counts = {client: examples.count(client) for client in task.clients}
@@ -273,7 +273,7 @@ class StackedTrainer:
 
     def gradients(self, task: BlockTask, records: Records, examples: Examples) -> Collector:
         """Give the gradient of every client's whole loss at the global model."""
-        collector = Collector(reduce=task.reduce, uniform=task.uniform)
+        collector = Collector(reduce=task.reduce, uniform=task.uniform, origin=records[ARRAYS] if task.fold else None)
         counts = {client: examples.count(client) for client in task.clients}
         for client in task.clients:
             if counts[client] == 0:

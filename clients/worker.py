@@ -18,13 +18,15 @@ from fedmomentum.clients.central import CentralTask, test_centrally
 from fedmomentum.clients.collect import Collector, Records, moved, to_records
 from fedmomentum.clients.evaluate import evaluate
 from fedmomentum.clients.examples import ALIGNMENT, Examples
-from fedmomentum.clients.fold import Bundle, fold
+from fedmomentum.clients.fold import LARGE, Bundle, fold, model_bytes
+from fedmomentum.clients.heap import give_back
 from fedmomentum.clients.local import LocalUpdate
 from fedmomentum.clients.looped import NORM, LoopedTrainer
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.precision import adopt
 from fedmomentum.clients.rules import make_client_rule
+from fedmomentum.clients.shelf import Shelf
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.clients.stacked import StackedTrainer
 from fedmomentum.clients.vectorize import choose
@@ -53,6 +55,7 @@ class Worker:
         self._loop = LoopedTrainer(spec, self.network, self._local)
         self._stack = StackedTrainer(spec, self.network, self._local, self.examples) if self.stacked else None
         self._prober = self._make_prober()
+        self._shelf = Shelf()
 
     def _make_prober(self) -> Prober | None:
         """Give what measures beside the training; None, at no cost, where nothing is to be measured."""
@@ -85,6 +88,8 @@ class Worker:
         """Give loss and accuracy of a model on the central test set, and when and how long it was tested."""
         clock, began = time.time(), time.perf_counter()
         found = test_centrally(task, records, self.network, self.examples.data)
+        if model_bytes(records[ARRAYS]) >= LARGE:
+            self._release()
         return found, self._span("evaluate", clock, time.perf_counter() - began, 0)
 
     @staticmethod
@@ -104,16 +109,31 @@ class Worker:
             def result(leaf: BlockTask | None) -> BlockResult | None:
                 return None if leaf is None else self._block(leaf, records)
 
-            return fold(task.leaves, result, uniform=task.uniform)
+            try:
+                return fold(task.leaves, result, self._shelf)
+            finally:
+                self._release()
         return self._block(task, records)
+
+    def _release(self) -> None:
+        """Hold nothing of a large model until the next one comes."""
+        self.network.release()
+        self._loop.release()
+        give_back()
+
+    def _only_copied(self) -> bool:
+        """Say whether training computes nothing with the model of a round but differences from it."""
+        local = self._local(1.0)
+        return self._stack is None and self._prober is None and local.direction is None and not local.full_gradient
 
     def _block(self, task: BlockTask, records: Mapping[str, Arrays]) -> BlockResult:
         clock, began = time.time(), time.perf_counter()
         trees = to_records(records, self.spec.device)
         self.network.load(trees[ARRAYS])
         # the model that the block starts from, in the dtypes and the memory layout of the network
+        kept = _same_numbers if task.fold and task.kind == "train" and self._only_copied() else _as_it_is
         trees[ARRAYS] = {
-            name: given if _as_it_is(given := trees[ARRAYS][name], own) else own.clone()
+            name: given if kept(given := trees[ARRAYS][name], own) else own.clone()
             for name, own in self.network.tree().items()
         }
         if self.spec.device != "cpu":
@@ -156,6 +176,11 @@ class Worker:
                 collector.fail(client, f"{type(error).__name__}: {error}")
             self.network.copy(model)
         return collector
+
+
+def _same_numbers(given: Tensor, own: Tensor) -> bool:
+    """Say whether a tensor of the round is what the network holds, wherever and in whatever order it lies."""
+    return given.dtype == own.dtype and given.device == own.device
 
 
 def _as_it_is(given: Tensor, own: Tensor) -> bool:
