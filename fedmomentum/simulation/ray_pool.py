@@ -21,7 +21,7 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": _MALLOC,
 }
 _LOCAL_ENVIRONMENT = {
-    "RAY_free_objects_period_milliseconds": "0",  # the objects of a round go a second late otherwise, beside the next ones
+    "RAY_free_objects_period_milliseconds": "0",  # objects go a second late otherwise, beside the next ones
     "RAY_max_direct_call_object_size": str(4 << 20),  # up to here answers skip shared memory, which takes longer
 }
 PRELOAD = ("torch", "fedmomentum.clients.worker")
