@@ -3,12 +3,14 @@
 ``python -m benchmarks.vectorize [orders] [stacking] [dual] [convolved] [bare] [--repeats 5]``. Times are processor
 time of one thread, the shortest of interleaved repeats, so that a busy machine changes them little; a ratio above 1
 says that the second way is the faster one. The figures settle ``NARROW`` (orders), ``STACK_LIMIT`` (stacking),
-``EXAMPLES_PER_UNIT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare`` compares a worker with a plain loop.
+``EXAMPLES_PER_UNIT``, ``KEPT_EXAMPLES`` and ``KEPT_PER_OUTPUT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare``
+compares a worker with a plain loop.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -23,7 +25,7 @@ import torch
 from benchmarks.workload import BATCH, EXAMPLES, LR, MODELS, MOMENTUM, client_data, network, train
 from fedmomentum.clients import convolved as convolutions_by_hand
 from fedmomentum.clients import dual as dual_form
-from fedmomentum.clients import stacked
+from fedmomentum.clients import gram, stacked
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import to_arrays
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
@@ -56,7 +58,9 @@ def orders(repeats: int) -> None:
             print(f"| {outputs} | {features} | {batch} | {a * 1e6:.0f} | {b * 1e6:.0f} | {a / b:.2f} |")
 
 
-def _task(hidden: list[int], examples: int, epochs: int, vectorize: str) -> Callable[[], object]:
+def _task(
+    hidden: list[int], examples: int, epochs: int, vectorize: str, *, gram_memory: float = 512.0
+) -> Callable[[], object]:
     rng = np.random.default_rng(0)
     count = CLIENTS * examples
     x, y = rng.standard_normal((count, 1, 28, 28), dtype=np.float32), rng.integers(0, 10, count)
@@ -67,6 +71,7 @@ def _task(hidden: list[int], examples: int, epochs: int, vectorize: str) -> Call
         optimizer={"name": "heavy_ball", "lr": 0.01, "momentum": 0.9},
         epochs=epochs,
         vectorize=vectorize,  # type: ignore[arg-type]
+        gram_memory=gram_memory,
     )
     worker = Worker(spec, data)
     sent = {"arrays": to_arrays(worker.network.tree())}
@@ -78,8 +83,7 @@ def stacking(repeats: int) -> None:
     """One client after another against stacked ones with weights of their own."""
     print("| hidden | parameters | one by one ms | stacked ms | ratio |\n|---|---|---|---|---|")
     for hidden in ([], [50], [200], [1000], [2000]):
-        with mock.patch.object(dual_form, "LEAST_UNITS", sys.maxsize):
-            ways = [_task(hidden, 40, 1, vectorize) for vectorize in ("off", "on")]
+        ways = [partial(_with, False, _task(hidden, 40, 1, v, gram_memory=0.0)) for v in ("off", "on")]
         a, b = (1e3 * t / CLIENTS for t in fastest(ways, repeats))
         sizes = [784, *hidden, 10]
         parameters = sum((i + 1) * o for i, o in pairwise(sizes))
@@ -87,20 +91,30 @@ def stacking(repeats: int) -> None:
 
 
 def dual(repeats: int) -> None:
-    """Stacked clients with weights of their own against the first layer in dual form."""
-    print("| units | examples | epochs | own weights ms | dual form ms | ratio |\n|---|---|---|---|---|---|")
-    for units in (16, 32, 64, 200):
+    """Stacked clients with weights of their own against the first layer in dual form, inner products made or kept."""
+    print(
+        "| units | examples | epochs | own weights ms | made ms | kept ms | ratio, made | ratio, kept |\n"
+        + "|---" * 8
+        + "|"
+    )
+    for units in (10, 32, 64, 200):
         for epochs in (1, 3):
-            for multiple in (1, 2, 3, 4, 6):
-                with mock.patch.object(dual_form, "LEAST_UNITS", sys.maxsize):
-                    plain = _task([units], multiple * units, epochs, "on")
-                with (
-                    mock.patch.object(dual_form, "LEAST_UNITS", 1),
-                    mock.patch.object(dual_form, "EXAMPLES_PER_UNIT", 1000),
-                ):
-                    other = _task([units], multiple * units, epochs, "on")
-                a, b = (1e3 * t / CLIENTS for t in fastest([plain, other], repeats))
-                print(f"| {units} | {multiple * units} | {epochs} | {a:.3f} | {b:.3f} | {a / b:.2f} |", flush=True)
+            for examples in (25, 50, 100, 200, 400, 800, 1600):
+                hidden = [] if units == 10 else [units]
+                own = _task(hidden, examples, epochs, "on", gram_memory=0.0)
+                with mock.patch.object(gram, "KEPT_EXAMPLES", sys.maxsize):
+                    kept = _task(hidden, examples, epochs, "on", gram_memory=math.inf)
+                runs = [partial(_with, False, own), partial(_with, True, own), kept]
+                a, b, c = (1e3 * t / CLIENTS for t in fastest(runs, repeats))
+                print(
+                    f"| {units} | {examples} | {epochs} | {a:.3f} | {b:.3f} | {c:.3f} | {a / b:.2f} | {a / c:.2f} |",
+                    flush=True,
+                )
+
+
+def _with(pays: bool, way: Callable[[], object]) -> None:
+    with mock.patch.object(dual_form.Dual, "pays", lambda *_: pays):
+        way()
 
 
 def convolutions(

@@ -26,6 +26,7 @@ from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.clients.winograd import TRANSFORMS, Winograd
 from fedmomentum.models.convolutional import Crop
+from fedmomentum.protocol import LARGE
 
 LEAST_CHANNELS = 16
 """Channels, in and out, from which Winograd's form is the faster one. The first convolution is a product with patches
@@ -281,6 +282,8 @@ def _uses_patches(kernel: tuple[int, int], channels: int, outputs: int) -> bool:
 def convolved(network: Network, spec: ClientSpec) -> Convolved | None:
     """Give the written-out gradients of a network, or None where autograd serves it: a part of ``vectorize: auto``."""
     if spec.device != "cpu" or spec.vectorize != "auto" or spec.precision != "float32":
+        return None
+    if sum(p.nbytes for p in network.params.values()) >= LARGE:  # its gradient is kept, and with autograd it is not
         return None
     blocks = read_blocks(network.module, network.params)
     return None if blocks is None else Convolved(blocks, network.params)

@@ -14,6 +14,7 @@ from torch import nn
 
 from fedmomentum.clients import convolved as subject
 from fedmomentum.clients.convolved import Convolved, read_blocks
+from fedmomentum.clients.network import Network
 from fedmomentum.clients.worker import Worker
 from fedmomentum.models import build
 
@@ -172,6 +173,14 @@ def test_leaves_other_networks_alone(module):
 def test_the_recorded_rule(module, served):
     network = nn.Sequential(module, nn.Flatten(), nn.Linear(5, 3))
     assert (read_blocks(network, dict(network.named_parameters())) is not None) is served
+
+
+def test_a_large_model_keeps_no_gradient(monkeypatch):
+    wanted = spec("cnn_small", shape=(1, 12, 12), options={})
+    network = Network(wanted.model)
+    assert subject.convolved(network, wanted) is not None
+    monkeypatch.setattr(subject, "LARGE", sum(p.nbytes for p in network.params.values()))
+    assert subject.convolved(network, wanted) is None
 
 
 def test_a_hook_is_not_lost():
