@@ -131,17 +131,17 @@ class Running(Course):
             if start.round >= rounds:
                 return
         grid, facts = self.engine(federation, folder)
-        arrays = federation.initial_arrays()
+        latest = [federation.initial_arrays()]  # by no other name, so that it goes when a round has made another
         if start is not None:
-            arrays = start.restore(federation.strategy, grid, arrays)
+            latest = [start.restore(federation.strategy, grid, latest.pop())]
             if federation.predicting is not None and "more" in start.state:
                 federation.predicting.load_state_dict(start.state["more"])
-        first_round = 1 if start is None else start.round + 1
+        first_round, elapsed = (1, 0.0) if start is None else (start.round + 1, start.elapsed)
+        del start
         listeners = [*self.listeners, Rows(rows)]
         facts = {**federation.facts(), **facts}
         for listener in listeners:
             listener.start(Start(self.result.name, rounds, first_round, arm.name, facts))
-        latest = [arrays]
 
         def settle(server_round: int, new: Any) -> bool:
             """Say whether a checkpoint follows a round: the next one would change what goes into it."""
@@ -165,7 +165,7 @@ class Running(Course):
             run_rounds(
                 federation.strategy,
                 grid,
-                arrays,
+                latest[0],
                 rounds,
                 first_round=first_round,
                 evaluate=self.evaluation(federation),
@@ -173,7 +173,7 @@ class Running(Course):
                 listeners=listeners,
                 arm=arm.name,
                 after_round=after_round,
-                elapsed_before=0.0 if start is None else start.elapsed,
+                elapsed_before=elapsed,
             )
             status = "finished"
         except KeyboardInterrupt:
