@@ -130,9 +130,7 @@ class SampleExperiment:
         if self._reference is None:
             start = {"x": self._start(REFERENCE_CHAINS, "reference")}
             seed = self.scenario.seed + 1
-            warm = window_adaptation(
-                self.target.potential, start, seed=seed, gradient=self.target.gradient, warmup=600, mass="dense"
-            )
+            warm = window_adaptation(self.target.field, start, seed=seed, warmup=600, mass="dense")
             long = run(warm.kernel, warm.position, max(self.scenario.reference, 100), seed=seed).samples["x"]
             flat = long.flatten(0, 1)
             self._reference = flat.mean(0), torch.cov(flat.T)
@@ -174,18 +172,15 @@ class SampleExperiment:
         if k.name == "hmc":
             if not self._warm:
                 warm = window_adaptation(
-                    target.potential, start, seed=s.seed, gradient=target.gradient, warmup=s.warmup, steps=k.steps,
-                    mass=k.mass, target=k.target_acceptance,
+                    target.field, start, seed=s.seed, warmup=s.warmup, steps=k.steps, mass=k.mass,
+                    target=k.target_acceptance,
                 )  # fmt: skip
                 size = warm.step_size if k.step_size is None else torch.full_like(warm.step_size, k.step_size)
                 inverse: Tensor = warm.metric.inverse_mass  # type: ignore[attr-defined]
                 self._warm = {"step_size": size, "inverse_mass": inverse, "position": warm.position["x"]}
             inverse = self._warm["inverse_mass"]
             metric = Dense(inverse) if inverse.ndim == 2 else Diagonal(inverse)
-            kernel = hmc(
-                target.potential, gradient=target.gradient, step_size=self._warm["step_size"], steps=k.steps,
-                metric=metric,
-            )  # fmt: skip
+            kernel = hmc(target.field, step_size=self._warm["step_size"], steps=k.steps, metric=metric)
             return kernel, {"x": self._warm["position"]}
         options: dict[str, Any] = {"step_size": k.step_size, "temperature": k.temperature}
         if k.gradient_noise:

@@ -10,13 +10,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedmomentum.samplers.hmc import HMCInfo, field_of, hmc, hmc_init, hmc_transition
+from fedmomentum.samplers.draws import block_of
+from fedmomentum.samplers.fields import Field, field_of
+from fedmomentum.samplers.hmc import hmc, hmc_init
 from fedmomentum.samplers.kernel import Gradient, Kernel, Potential
+from fedmomentum.samplers.lengths import LEAST, ROUND, LengthSearch, chees_slope
 from fedmomentum.samplers.metric import Dense, Diagonal, Metric
-from fedmomentum.samplers.noise import chain_keys
-from fedmomentum.samplers.ravel import chains, ravel
+from fedmomentum.samplers.ravel import chains, unravel
+from fedmomentum.samplers.transition import Luck, Point, Proposal, acceptance_of, common, flow_of, times, transition
 from fedmomentum.streams import torch_stream
-from fedmomentum.trees import State, Tree
+from fedmomentum.trees import Tree
+
+MEMORY = 50.0
+"""Transitions that the centre of the chains looks back, while a number of leapfrog steps is sought."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ class Adapted:
         step_size: ``[C]``.
         metric: the mass matrix.
         acceptance: mean Metropolis probability over the last stage of the warm-up ``[C]``.
+        steps: leapfrog steps of a trajectory; the most where they were found, since their number is then random.
     """
 
     kernel: Kernel
@@ -131,16 +138,17 @@ class Adapted:
     step_size: Tensor
     metric: Metric
     acceptance: Tensor
+    steps: int
 
 
 def window_adaptation(
-    potential: Potential,
+    potential: Potential | Field,
     position: Tree,
     *,
     seed: int,
     gradient: Gradient | None = None,
     warmup: int = 500,
-    steps: int = 10,
+    steps: int | None = 10,
     mass: Literal["diagonal", "dense"] = "diagonal",
     target: float = 0.8,
     temperature: float = 1.0,
@@ -150,12 +158,13 @@ def window_adaptation(
     """Warm HMC up: find the step size that accepts a share ``target``, and a mass that makes the target round.
 
     Args:
-        potential: ``U`` of one point.
+        potential: ``U`` of one point, or the field of stacked points.
         position: starting points ``[C, *shape]``; spread them, so that R-hat means something.
         seed: of the warm-up's own streams.
         gradient: ``dU`` of stacked points, where it is known in closed form.
         warmup: transitions, at least 20.
-        steps: leapfrog steps a trajectory.
+        steps: leapfrog steps a trajectory; None finds how many pay, by
+            :class:`~fedmomentum.samplers.lengths.LengthSearch`, and makes their number random.
         mass: ``diagonal`` learns variances, ``dense`` the covariance.
         target: the acceptance wanted, in (0, 1).
         temperature: T, positive.
@@ -164,57 +173,96 @@ def window_adaptation(
             its draws do not depend on the others.
 
     Raises:
-        ValueError: ``warmup`` or ``target`` is out of its range, or ``mass`` is neither of the two.
+        ValueError: ``warmup`` or ``target`` is out of its range, ``mass`` is neither of the two, or the number of steps
+            is to be found by too few chains, or by each alone.
 
     Source: arXiv:1111.4246 (dual averaging); Stan reference manual, HMC algorithm parameters (windows).
     """
     if warmup < 20 or not 0 < target < 1 or mass not in ("diagonal", "dense"):
         raise ValueError("need warmup >= 20, target in (0, 1) and a mass that is 'diagonal' or 'dense'")
+    if steps is None and (not pool or chains(position) < LEAST):
+        raise ValueError(f"finding the number of steps takes {LEAST} chains that share it (pool=True): give steps")
     field, number, dense = field_of(potential, gradient), chains(position), mass == "dense"
-    state = hmc_init(field, position)
-    flat = ravel(position)
+    flow, point = flow_of(field, position), Point.of(hmc_init(field, position))
+    flat = point.position
     metric: Metric = Diagonal(torch.ones(flat.shape[-1], dtype=flat.dtype, device=flat.device))
     first, ends = windows(warmup)
     moments = RunningMoments.zeros(flat, dense=dense)
+    heat = temperature**0.5
 
     def shared(x: Tensor) -> Tensor:
         return x.mean(0, keepdim=True).expand(number) if pool else x
 
-    def transition(state: State, at: int, step_size: Tensor, count: int) -> tuple[State, HMCInfo]:
-        keys = chain_keys(torch_stream(seed, "warmup", step=at), number, flat.device)
-        return hmc_transition(
-            field, state, keys, step_size=step_size, steps=count, metric=metric, temperature=temperature, jitter=jitter
-        )
+    def lucks(steps: range) -> Luck:
+        return Luck.draw([torch_stream(seed, "warmup", step=at) for at in steps], flat)
 
-    def guess(state: State, at: int, step_size: Tensor) -> Tensor:
-        return _reasonable(lambda e: shared(transition(state, at, e, 1)[1].acceptance), step_size, target)
+    def move(point: Point, luck: Luck, at: int, step_size: Tensor, count: int) -> tuple[Point, Proposal, Tensor]:
+        noise = luck.normals[at] * heat
+        point, proposal = transition(
+            flow,
+            point,
+            noise,
+            0.5 * noise.square().sum(-1),
+            luck.patience[at] * temperature,
+            step_size=times(common(step_size) if pool else step_size, 1.0 + jitter * luck.shake[at], flat),
+            steps=count,
+            metric=metric,
+        )
+        return point, proposal, acceptance_of(proposal.error, temperature)
+
+    def guess(point: Point, at: int, step_size: Tensor) -> Tensor:
+        luck = lucks(range(at, at + 1))
+        return _reasonable(lambda e: shared(move(point, luck, 0, e, 1)[2]), step_size, target)
 
     start = torch.ones(number, dtype=torch.float64, device=flat.device)
-    search = DualAveraging.start(guess(state, 0, start), target)
+    search = DualAveraging.start(guess(point, 0, start), target)
+    length = LengthSearch(math.log(10.0 * float(search.step[0])))
+    centre = flat.mean(0)
     total = torch.zeros(number, dtype=torch.float64, device=flat.device)
+    block = block_of(flat.numel())
     for t in range(warmup):
-        state, info = transition(state, t + 1, search.step, steps)
-        search = search.update(shared(info.acceptance))
-        if t >= (ends[-1] if ends else 0):
-            total = total + info.acceptance
+        if t % block == 0:
+            luck = lucks(range(t + 1, min(t + block, warmup) + 1))
+        size, before = search.step, point.position
+        count = steps or luck.number(t % block, length.steps(float(size[0])))
+        point, proposal, acceptance = move(point, luck, t % block, size, count)
+        search = search.update(shared(acceptance))
+        if steps is None:
+            centre = centre + (point.position.mean(0) - centre) / min(t + 1.0, MEMORY)
+            length = length.update(
+                chees_slope(
+                    metric.whiten(before - centre),
+                    metric.whiten(proposal.position - centre),
+                    metric.whiten(proposal.velocity),
+                    acceptance,
+                    time=count * float(size[0]),
+                ),
+                settled=t >= ends[-1],
+            )
+        if t >= ends[-1]:
+            total = total + acceptance
         if first <= t < ends[-1]:
-            moments = moments.update(ravel(state["position"]))
+            moments = moments.update(point.position)
             if t + 1 in ends:
                 covariance = moments.covariance(pool=pool).to(flat.dtype)
                 metric = Dense(covariance) if dense else Diagonal(covariance)
                 moments = RunningMoments.zeros(flat, dense=dense)
-                search = DualAveraging.start(guess(state, -t - 1, search.step), target)
+                search = DualAveraging.start(guess(point, -t - 1, search.step), target)
+                length = LengthSearch(math.log(ROUND))  # whatever the old mass needed
     step_size = search.final
+    found = steps or length.final(float(step_size[0]))
     kernel = hmc(
-        potential,
-        gradient=gradient,
+        field,
         step_size=step_size,
-        steps=steps,
+        steps=found,
+        random_steps=steps is None,
         metric=metric,
         temperature=temperature,
         jitter=jitter,
     )
-    return Adapted(kernel, state["position"], step_size, metric, total / max(warmup - ends[-1], 1))
+    return Adapted(
+        kernel, unravel(point.position, position), step_size, metric, total / max(warmup - ends[-1], 1), found
+    )
 
 
 def _reasonable(acceptance: Callable[[Tensor], Tensor], step_size: Tensor, target: float) -> Tensor:

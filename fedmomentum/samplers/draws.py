@@ -13,6 +13,11 @@ from fedmomentum.samplers.kernel import Kernel
 from fedmomentum.streams import torch_stream
 from fedmomentum.trees import State, Tree
 
+BLOCK = 64
+"""Transitions that a kernel with a ``scan`` makes at once, if they have no more than"""
+NUMBERS = 1 << 18
+"""numbers, over all chains."""
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -75,18 +80,34 @@ def run(
     else:
         assert position is not None
         state, done = kernel.init(position), 0
+    end = done + steps
+    block = block_of(sum(x.numel() for x in state["position"].values())) if kernel.scan else 1
     kept: list[Tree] = []
     reports: list[Any] = []
-    for t in range(done, done + steps):
-        state, info = kernel.step(torch_stream(seed, "sampler", step=t), state)
-        past = t + 1 - burn_in
-        if past > 0 and past % thin == 0 and (keep is None or keep(t)):
-            kept.append(state["position"])
-            reports.append(info)
+    for first in range(done, end, block):
+        times = range(first, min(first + block, end))
+        generators = [torch_stream(seed, "sampler", step=t) for t in times]
+        if kernel.scan is None:
+            state, info = kernel.step(generators[0], state)
+            samples = {name: x.unsqueeze(0) for name, x in state["position"].items()}
+            infos = type(info)(*(x.unsqueeze(0) for x in info))
+        else:
+            state, samples, infos = kernel.scan(generators, state)
+        wanted = [
+            t - first for t in times if t >= burn_in and (t + 1 - burn_in) % thin == 0 and (keep is None or keep(t))
+        ]
+        if wanted:
+            kept.append({name: x if len(wanted) == len(x) else x[wanted] for name, x in samples.items()})
+            reports.append(type(infos)(*(x if len(wanted) == len(x) else x[wanted] for x in infos)))
     if kept:
-        samples = {name: torch.stack([tree[name] for tree in kept]) for name in kept[0]}
+        samples = {name: torch.cat([tree[name] for tree in kept]) for name in kept[0]}
     else:
         samples = {name: x.new_empty((0, *x.shape)) for name, x in state["position"].items()}
     fields = reports[0]._fields if reports else ()
-    infos = {name: torch.stack([getattr(r, name) for r in reports]) for name in fields}
-    return Draws(samples, infos, state, done + steps, seed)
+    info = {name: torch.cat([getattr(r, name) for r in reports]) for name in fields}
+    return Draws(samples, info, state, end, seed)
+
+
+def block_of(size: int) -> int:
+    """Give how many transitions of ``size`` numbers are made at once: a matter of memory and speed, not of bits."""
+    return max(1, min(BLOCK, NUMBERS // max(size, 1)))

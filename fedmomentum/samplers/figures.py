@@ -16,7 +16,7 @@ from fedmomentum.samplers.cyclical import Cyclical
 from fedmomentum.samplers.draws import run
 from fedmomentum.samplers.gradients import noisy
 from fedmomentum.samplers.hmc import hmc
-from fedmomentum.samplers.leapfrog import leapfrog
+from fedmomentum.samplers.leapfrog import Time, leapfrog
 from fedmomentum.samplers.sghmc import sghmc
 from fedmomentum.samplers.sgld import sgld
 from fedmomentum.samplers.targets import banana, gaussian
@@ -106,7 +106,7 @@ def figure_hmc_banana(*, seed: int = 0) -> Figure:
     q, p = torch.tensor([[-1.1, 1.2]], dtype=torch.float64), torch.tensor([[-1.91, -0.59]], dtype=torch.float64)
     path = [q]
     for _ in range(60):
-        q, p, _ = leapfrog(_flat(target.gradient), _same, q, p, _flat(target.gradient)(q), step_size=0.06, steps=1)
+        q, p, _ = leapfrog(_flat(target.gradient), _drift, q, p, _flat(target.gradient)(q), step_size=0.06, steps=1)
         path.append(q)
     line = torch.cat(path)
     left.plot(*line.T, "-o", color=ORANGE, lw=1.3, ms=2.4)
@@ -123,7 +123,7 @@ def figure_hmc_banana(*, seed: int = 0) -> Figure:
 
     errors = []
     for n in steps:
-        end = leapfrog(_flat(target.gradient), _same, q, p, _flat(target.gradient)(q), step_size=0.8 / n, steps=int(n))
+        end = leapfrog(_flat(target.gradient), _drift, q, p, _flat(target.gradient)(q), step_size=0.8 / n, steps=int(n))
         errors.append(float((energy(end[0], end[1]) - energy(q, p)).abs().median()))
     right.loglog(0.8 / steps, errors, "o", color=BLUE, ms=6, label="measured (median of 400)")
     right.loglog(0.8 / steps, errors[-1] * (steps[-1] / steps) ** 2.0, color=ORANGE, lw=1.2, label="slope 2")
@@ -136,8 +136,8 @@ def _flat(gradient: Any) -> Any:
     return lambda x: gradient({"x": x})["x"]
 
 
-def _same(momentum: Tensor) -> Tensor:
-    return momentum
+def _drift(position: Tensor, momentum: Tensor, time: Time) -> Tensor:
+    return position + time * momentum
 
 
 def figure_cyclical(*, seed: int = 0) -> Figure:

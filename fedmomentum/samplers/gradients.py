@@ -18,20 +18,24 @@ def potential_of(log_density: Potential) -> Potential:
     return lambda x: -log_density(x)
 
 
-def value_and_gradient(potential: Potential) -> Callable[[Tree], tuple[Tensor, Tree]]:
-    """Give ``x [C, *shape] -> (U [C], dU [C, *shape])`` of a potential of one point."""
-    stacked = vmap(potential)
+def both_of(values: Callable[[Tree], Tensor]) -> Callable[[Tree], tuple[Tensor, Tree]]:
+    """Give ``x [C, *shape] -> (U [C], dU [C, *shape])`` of a potential of stacked points: one backward pass for all."""
 
     def at(position: Tree) -> tuple[Tensor, Tree]:
         with torch.enable_grad():
             leaves = {name: x.detach().requires_grad_() for name, x in position.items()}
-            values = stacked(leaves)
-            if values.ndim != 1:
-                raise ValueError(f"a potential gives one number a point, not the shape {list(values.shape[1:])}")
-            grads = torch.autograd.grad(values.sum(), list(leaves.values()))
-        return values.detach(), dict(zip(leaves, grads, strict=True))
+            found = values(leaves)
+            if found.ndim != 1:
+                raise ValueError(f"a potential gives one number a point, not the shape {list(found.shape[1:])}")
+            grads = torch.autograd.grad(found.sum(), list(leaves.values()))
+        return found.detach(), dict(zip(leaves, grads, strict=True))
 
     return at
+
+
+def value_and_gradient(potential: Potential) -> Callable[[Tree], tuple[Tensor, Tree]]:
+    """Give ``x [C, *shape] -> (U [C], dU [C, *shape])`` of a potential of one point."""
+    return both_of(vmap(potential))
 
 
 def gradient_of(potential: Potential) -> Gradient:

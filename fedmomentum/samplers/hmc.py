@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
-from fedmomentum.samplers.gradients import value_and_gradient
+from fedmomentum.samplers.fields import Field, field_of
 from fedmomentum.samplers.kernel import Gradient, Kernel, Potential
-from fedmomentum.samplers.leapfrog import leapfrog
 from fedmomentum.samplers.metric import Diagonal, Metric
-from fedmomentum.samplers.noise import chain_keys, folds, normals, uniforms
-from fedmomentum.samplers.ravel import counter, ravel, unravel
+from fedmomentum.samplers.ravel import counter, unravel
+from fedmomentum.samplers.transition import Luck, Point, acceptance_of, common, flow_of, times, transition
 from fedmomentum.trees import State, Tree
 
 DIVERGENCE = 1000.0
@@ -30,6 +28,7 @@ class HMCInfo(NamedTuple):
         energy: ``(U + K) / T`` at the state that the chain is left in.
         divergent: whether the energy error was not finite or above :data:`DIVERGENCE`.
         step_size: of this trajectory, jitter included.
+        steps: leapfrog steps of this trajectory, one gradient each; the same for all chains.
     """
 
     acceptance: Tensor
@@ -37,23 +36,7 @@ class HMCInfo(NamedTuple):
     energy: Tensor
     divergent: Tensor
     step_size: Tensor
-
-
-class Field(NamedTuple):
-    """A potential on stacked trees: values ``[C]`` and gradient alone, and both at once."""
-
-    value: Callable[[Tree], Tensor]
-    gradient: Gradient
-    both: Callable[[Tree], tuple[Tensor, Tree]]
-
-
-def field_of(potential: Potential, gradient: Gradient | None = None) -> Field:
-    """Give the stacked field of a potential of one point; a gradient in closed form spares the automatic one."""
-    if gradient is None:
-        both = value_and_gradient(potential)
-        return Field(vmap(potential), lambda x: both(x)[1], both)
-    value, closed = vmap(potential), gradient
-    return Field(value, closed, lambda x: (value(x), closed(x)))
+    steps: Tensor
 
 
 def hmc_init(field: Field, position: Tree) -> State:
@@ -63,60 +46,13 @@ def hmc_init(field: Field, position: Tree) -> State:
     return {"position": dict(position), "gradient": grads, "potential": {"value": value}, "step": {"count": count}}
 
 
-def hmc_transition(
-    field: Field,
-    state: State,
-    keys: Tensor,
-    *,
-    step_size: Tensor,
-    steps: int,
-    metric: Metric,
-    temperature: float,
-    jitter: float,
-) -> tuple[State, HMCInfo]:
-    """Make one transition with the randomness of ``keys [C]`` and a step size a chain ``[C]``, before its jitter.
-
-    The trajectory's step is ``e (1 + j u)``, ``u`` uniform in [-1, 1): no length then falls on a period of the target.
-    """
-    position, old = state["position"], state["potential"]["value"]
-    x, force = ravel(position), ravel(state["gradient"])
-    p = metric.momentum(normals(keys, x.shape[-1], x.dtype)) * temperature**0.5
-
-    def gradient(flat: Tensor) -> Tensor:
-        return ravel(field.gradient(unravel(flat, position)))
-
-    _, chance, shake = uniforms(folds(keys, 3), 1).squeeze(-1).unbind(-1)
-    if jitter:
-        step_size = step_size * (1.0 + jitter * (2.0 * shake - 1.0))
-    size = step_size.to(x.dtype).unsqueeze(-1)
-    x_new, p_new, force_new = leapfrog(gradient, metric.velocity, x, p, force, step_size=size, steps=steps)
-    new = field.value(unravel(x_new, position))
-    before = (old + _kinetic(metric, p)) / temperature
-    after = (new + _kinetic(metric, p_new)) / temperature
-    error = torch.nan_to_num((after - before).double(), nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
-    acceptance = (-error).clamp(max=0.0).exp()
-    accepted = chance < acceptance
-    row = accepted.unsqueeze(-1)
-    state = {
-        "position": unravel(torch.where(row, x_new, x), position),
-        "gradient": unravel(torch.where(row, force_new, force), position),
-        "potential": {"value": torch.where(accepted, new, old)},
-        "step": {"count": state["step"]["count"] + 1},
-    }
-    energy = torch.where(accepted, after, before)
-    return state, HMCInfo(acceptance, accepted, energy, error > DIVERGENCE, step_size)
-
-
-def _kinetic(metric: Metric, momentum: Tensor) -> Tensor:
-    return 0.5 * (momentum * metric.velocity(momentum)).sum(-1)
-
-
 def hmc(
-    potential: Potential,
+    potential: Potential | Field,
     *,
     gradient: Gradient | None = None,
     step_size: float | Tensor,
     steps: int = 10,
+    random_steps: bool = False,
     metric: Metric | None = None,
     temperature: float = 1.0,
     jitter: float = 0.2,
@@ -124,38 +60,66 @@ def hmc(
     """Sample ``exp(-U / T)`` exactly: ``p ~ N(0, T M)``, a leapfrog trajectory, accepted with ``min(1, exp(-dH / T))``.
 
     Args:
-        potential: ``U`` of one point.
-        gradient: ``dU`` of stacked points, where it is known in closed form.
+        potential: ``U`` of one point, or the :class:`~fedmomentum.samplers.fields.Field` of stacked points.
+        gradient: ``dU`` of stacked points, where it is known in closed form and ``potential`` is of one point.
         step_size: e of the leapfrog, positive, a float or ``[C]``; see
             :func:`~fedmomentum.samplers.adaptation.window_adaptation` for one that is found.
         steps: leapfrog steps a trajectory.
+        random_steps: draw the number of steps of each transition, uniform in 1, ..., ``steps`` and the same for all
+            chains. No direction then falls on a period of its own again and again.
         metric: the mass matrix; the identity when None.
         temperature: T, positive.
-        jitter: the relative spread of the step size from one trajectory to the next, in [0, 1).
+        jitter: j, the relative spread of the step size from one trajectory to the next, in [0, 1): it is
+            ``e (1 + j u)``, ``u`` uniform in [-1, 1) and the same for all chains.
 
     Raises:
         ValueError: a number is out of its range.
 
-    Source: Duane et al. 1987; Neal, arXiv:1206.1901.
+    Source: Duane et al. 1987; Neal, arXiv:1206.1901, sections 3.2 and 5.4.2.2 (random trajectories).
     """
     if steps < 1 or temperature <= 0 or not 0 <= jitter < 1 or bool((torch.as_tensor(step_size) <= 0).any()):
         raise ValueError("need step_size > 0, steps >= 1, temperature > 0 and jitter in [0, 1)")
-    field = field_of(potential, gradient)
+    field, base = field_of(potential, gradient), common(step_size)
+
+    def scan(generators: Sequence[torch.Generator], state: State) -> tuple[State, Tree, HMCInfo]:
+        position, count = state["position"], state["step"]["count"]
+        point, flow = Point.of(state), flow_of(field, position)
+        x = point.position
+        luck = Luck.draw(generators, x)
+        noise = luck.normals.mul_(temperature**0.5)  # in place: its rows stay aligned
+        scales = [1.0 + jitter * u for u in luck.shake]
+        numbers = [luck.number(t, steps) if random_steps else steps for t in range(len(scales))]
+        mass = metric or Diagonal(torch.ones((), dtype=x.dtype, device=x.device))
+        rows = zip(
+            noise.unbind(),
+            noise.square().sum(-1).mul_(0.5).unbind(),
+            luck.patience.mul(temperature).unbind(),
+            scales,
+            numbers,
+            strict=True,
+        )
+        points: list[Tensor] = []
+        ends: list[tuple[Tensor, ...]] = []
+        for momenta, heat, patience, scale, number in rows:
+            point, proposal = transition(
+                flow, point, momenta, heat, patience, step_size=times(base, scale, x), steps=number, metric=mass
+            )
+            points.append(point.position)
+            ends.append(proposal[2:])
+        before, after, error, accepted = (torch.stack(column) for column in zip(*ends, strict=True))
+        scaled = torch.tensor(scales, dtype=torch.float64, device=x.device).unsqueeze(-1).expand(error.shape)
+        info = HMCInfo(
+            acceptance_of(error, temperature),
+            accepted,
+            torch.where(accepted, after, before) / temperature,
+            ~(error <= DIVERGENCE * temperature),
+            scaled * torch.as_tensor(base, dtype=torch.float64, device=x.device),
+            torch.tensor(numbers, device=x.device).unsqueeze(-1).expand(error.shape),
+        )
+        return point.state(position, count + len(points)), unravel(torch.stack(points), position), info
 
     def step(generator: torch.Generator, state: State) -> tuple[State, HMCInfo]:
-        count = state["step"]["count"]
-        like = next(iter(state["position"].values()))
-        keys = chain_keys(generator, len(count), count.device)
-        base = torch.as_tensor(step_size, dtype=torch.float64, device=count.device).expand(count.shape)
-        return hmc_transition(
-            field,
-            state,
-            keys,
-            step_size=base,
-            steps=steps,
-            metric=metric or Diagonal(torch.ones((), dtype=like.dtype, device=like.device)),
-            temperature=temperature,
-            jitter=jitter,
-        )
+        state, _, info = scan([generator], state)
+        return state, HMCInfo(*(x[0] for x in info))
 
-    return Kernel(lambda position: hmc_init(field, position), step)
+    return Kernel(lambda position: hmc_init(field, position), step, scan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
@@ -32,16 +32,26 @@ class KernelStep(Protocol):
     def __call__(self, generator: torch.Generator, state: State) -> tuple[State, Any]: ...  # noqa: D102
 
 
+class KernelScan(Protocol):
+    """Make T transitions, a generator each: ``step`` again and again, bit for bit, at less of Python a step.
+
+    It gives the state after the last of them, and of each the position ``[T, C, *shape]`` and the info ``[T, C]``.
+    """
+
+    def __call__(self, generators: Sequence[torch.Generator], state: State) -> tuple[State, Tree, Any]: ...  # noqa: D102
+
+
 class Kernel(NamedTuple):
     """A sampler: ``state, info = kernel.step(generator, state)``.
 
     The state is a dictionary of trees, all of it saved; ``state["position"]`` holds the samples ``[C, *shape]``. The
     info is a named tuple of ``[C]`` tensors. Nothing is changed in place. Chain ``c`` draws the same numbers however
-    many chains run beside it.
+    many chains run beside it. ``scan`` is for kernels that can make many transitions at less than the price of each.
     """
 
     init: KernelInit
     step: KernelStep
+    scan: KernelScan | None = None
 
 
 class LangevinInfo(NamedTuple):

@@ -8,7 +8,7 @@ finaliser of SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2660193.2660195) a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 import torch
@@ -77,8 +77,17 @@ def folds(keys: Tensor, count: int) -> Tensor:
 
 def chain_keys(generator: torch.Generator, chains: int, device: torch.device | str = "cpu") -> Tensor:
     """Give one key per chain, ``[C]`` int64; the generator gives one number, whatever ``C`` is."""
-    draw = torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=generator.device)
-    return _mix(_labels(chains, torch.device(device)) ^ _mixed(int(draw)))
+    return _mix(_labels(chains, torch.device(device)) ^ _number(generator))
+
+
+def step_keys(generators: Iterable[torch.Generator], chains: int, device: torch.device | str = "cpu") -> Tensor:
+    """Give the :func:`chain_keys` of T steps, a generator each, side by side: int64 ``[T, C]``."""
+    numbers = torch.tensor([_number(g) for g in generators], dtype=torch.int64, device=device)
+    return _mix(_labels(chains, torch.device(device)) ^ numbers.unsqueeze(-1))
+
+
+def _number(generator: torch.Generator) -> int:
+    return _mixed(int(torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=generator.device)))
 
 
 def words(keys: Tensor, count: int) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedmomentum.samplers.fields import Field
 from fedmomentum.samplers.kernel import Gradient, Potential
 from fedmomentum.trees import Tree
 
@@ -21,7 +22,7 @@ class Target:
 
     Args:
         potential: ``U`` of one point ``{"x": [P]}``, up to a constant.
-        gradient: ``dU`` of stacked points ``{"x": [C, P]}``.
+        field: value and gradient of stacked points ``{"x": [C, P]}``, in closed form.
         size: P.
         mean: ``[P]``, where it is known.
         covariance: ``[P, P]``, where it is known.
@@ -29,11 +30,16 @@ class Target:
     """
 
     potential: Potential
-    gradient: Gradient
+    field: Field
     size: int
     mean: Tensor | None = None
     covariance: Tensor | None = None
     sample: Callable[[torch.Generator, int], Tree] | None = None
+
+    @property
+    def gradient(self) -> Gradient:
+        """``dU`` of stacked points."""
+        return self.field.gradient
 
 
 def gaussian(mean: Tensor, covariance: Tensor) -> Target:
@@ -59,7 +65,24 @@ def gaussian(mean: Tensor, covariance: Tensor) -> Target:
     def sample(generator: torch.Generator, n: int) -> Tree:
         return {"x": mean + torch.randn(n, len(mean), generator=generator, dtype=_DOUBLE) @ factor.T}
 
-    return Target(potential, lambda tree: {"x": (tree["x"] - mean) @ precision}, len(mean), mean, covariance, sample)
+    field = quadratic(mean, precision)
+    return Target(potential, field, len(mean), mean, covariance, sample)
+
+
+def quadratic(mean: Tensor, precision: Tensor) -> Field:
+    """Give the field of ``U = (x - m)' A (x - m) / 2`` on stacked points ``{"x": [C, P]}``."""
+
+    shift = -mean @ precision
+
+    def gradient(tree: Tree) -> Tree:
+        return {"x": torch.addmm(shift, tree["x"], precision)}
+
+    def both(tree: Tree) -> tuple[Tensor, Tree]:
+        away = tree["x"] - mean
+        force = away @ precision
+        return (away * force).sum(-1) * 0.5, {"x": force}
+
+    return Field(gradient, both)
 
 
 def banana(*, centre: float = 1.0, scale: float = 1.0, width: float = 0.5) -> Target:
@@ -81,6 +104,13 @@ def banana(*, centre: float = 1.0, scale: float = 1.0, width: float = 0.5) -> Ta
         x, y = tree["x"].unbind()
         return (x - a).square() / (2 * s2) + (y - x.square()).square() / (2 * w2)
 
+    def both(tree: Tree) -> tuple[Tensor, Tree]:
+        x, y = tree["x"].unbind(-1)
+        away, miss = (x - a) / s2, y - x**2
+        push = miss / w2
+        value = 0.5 * (away * (x - a) + push * miss)
+        return value, {"x": torch.stack([away - 2 * x * push, push], -1)}
+
     def gradient(tree: Tree) -> Tree:
         x, y = tree["x"].unbind(-1)
         miss = (y - x**2) / w2
@@ -93,7 +123,7 @@ def banana(*, centre: float = 1.0, scale: float = 1.0, width: float = 0.5) -> Ta
 
     mean = torch.tensor([a, a**2 + s2], dtype=_DOUBLE)
     covariance = torch.tensor([[s2, 2 * a * s2], [2 * a * s2, 4 * a**2 * s2 + 2 * s2**2 + w2]], dtype=_DOUBLE)
-    return Target(potential, gradient, 2, mean, covariance, sample)
+    return Target(potential, Field(gradient, both), 2, mean, covariance, sample)
 
 
 def funnel(size: int = 3, *, scale: float = 3.0) -> Target:
@@ -114,10 +144,12 @@ def funnel(size: int = 3, *, scale: float = 3.0) -> Target:
         v, x = tree["x"][0], tree["x"][1:]
         return v**2 / (2 * s2) + rest * v / 2 + (-v).exp() * (x @ x) / 2
 
-    def gradient(tree: Tree) -> Tree:
+    def both(tree: Tree) -> tuple[Tensor, Tree]:
         v, x = tree["x"][..., :1], tree["x"][..., 1:]
         narrow = (-v).exp()
-        return {"x": torch.cat([v / s2 + rest / 2 - narrow * x.square().sum(-1, keepdim=True) / 2, narrow * x], -1)}
+        width = narrow * x.square().sum(-1, keepdim=True) / 2
+        value = v**2 / (2 * s2) + rest * v / 2 + width
+        return value.squeeze(-1), {"x": torch.cat([v / s2 + rest / 2 - width, narrow * x], -1)}
 
     def sample(generator: torch.Generator, n: int) -> Tree:
         z = torch.randn(n, size, generator=generator, dtype=_DOUBLE)
@@ -125,7 +157,14 @@ def funnel(size: int = 3, *, scale: float = 3.0) -> Target:
         return {"x": torch.cat([v, (v / 2).exp() * z[:, 1:]], -1)}
 
     variances = torch.tensor([s2] + [math.exp(s2 / 2)] * rest, dtype=_DOUBLE)
-    return Target(potential, gradient, size, torch.zeros(size, dtype=_DOUBLE), torch.diag(variances), sample)
+    return Target(
+        potential,
+        Field(lambda tree: both(tree)[1], both),
+        size,
+        torch.zeros(size, dtype=_DOUBLE),
+        torch.diag(variances),
+        sample,
+    )
 
 
 def linear_regression(features: Tensor, answers: Tensor, *, noise: float = 1.0, prior: float = 1.0) -> Target:
@@ -148,7 +187,14 @@ def linear_regression(features: Tensor, answers: Tensor, *, noise: float = 1.0, 
         w = tree["x"]
         return (y - X @ w).square().sum() / (2 * noise) + w @ w / (2 * prior)
 
-    return Target(potential, exact.gradient, exact.size, exact.mean, exact.covariance, exact.sample)
+    assert exact.mean is not None
+    offset = potential({"x": exact.mean})
+
+    def both(tree: Tree) -> tuple[Tensor, Tree]:
+        value, grads = exact.field.both(tree)
+        return value + offset, grads
+
+    return Target(potential, Field(exact.gradient, both), exact.size, exact.mean, exact.covariance, exact.sample)
 
 
 def logistic_regression(features: Tensor, labels: Tensor, *, prior: float = 1.0) -> Target:
@@ -172,4 +218,10 @@ def logistic_regression(features: Tensor, labels: Tensor, *, prior: float = 1.0)
         w = tree["x"]
         return {"x": ((w @ X.T).sigmoid() - y) @ X + w / prior}
 
-    return Target(potential, gradient, X.shape[1])
+    def both(tree: Tree) -> tuple[Tensor, Tree]:
+        w = tree["x"]
+        score = w @ X.T
+        value = torch.nn.functional.softplus(score).sum(-1) - score @ y + w.square().sum(-1) / (2 * prior)
+        return value, {"x": (score.sigmoid() - y) @ X + w / prior}
+
+    return Target(potential, Field(gradient, both), X.shape[1])

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from fedmomentum.samplers import Cyclical, Kernel, hmc, minibatch, polynomial, run, sghmc, sgld, underdamped_langevin
+from fedmomentum.samplers import (
+    Cyclical,
+    Dense,
+    Kernel,
+    batched,
+    hmc,
+    minibatch,
+    polynomial,
+    run,
+    sghmc,
+    sgld,
+    underdamped_langevin,
+)
 from fedmomentum.samplers.diagnostics import step_weighted_mean
+from fedmomentum.samplers.fields import field_of
 from fedmomentum.samplers.gradients import gradient_of, potential_of, value_and_gradient
+from fedmomentum.samplers.targets import gaussian
 from fedmomentum.streams import torch_stream
 from fedmomentum.trees import State, Tree
 
 
 def potential(tree: Tree) -> torch.Tensor:
     return 0.5 * (tree["w"] ** 2).sum() + 0.5 * (tree["b"] - 1.0) ** 2 + 0.1 * tree["w"].sum() * tree["b"]
+
+
+def stacked(tree: Tree) -> torch.Tensor:
+    w, b = tree["w"].flatten(1), tree["b"]
+    return 0.5 * w.square().sum(1) + 0.5 * (b - 1.0) ** 2 + 0.1 * w.sum(1) * b
 
 
 def position(chains: int, dtype: torch.dtype = torch.float64) -> Tree:
@@ -38,6 +58,7 @@ KERNELS: dict[str, Callable[[], Kernel]] = {
     "underdamped": lambda: underdamped_langevin(potential, step_size=0.3),
     "minibatch": lambda: underdamped_langevin(estimate=minibatch(loss, [EXAMPLES], batch_size=5), step_size=0.02),
     "hmc": lambda: hmc(potential, step_size=0.3, steps=3),
+    "hmc, random steps": lambda: hmc(batched(stacked), step_size=torch.tensor(0.3), steps=4, random_steps=True),
 }
 
 
@@ -61,6 +82,43 @@ def test_stopping_and_resuming_changes_nothing(name: str) -> None:
         assert torch.equal(whole.samples[n], torch.cat([first.samples[n], rest.samples[n]]))
     for n in whole.info:
         assert torch.equal(whole.info[n].nan_to_num(), torch.cat([first.info[n], rest.info[n]]).nan_to_num())
+
+
+@pytest.mark.parametrize(("chains", "size"), [(1, 1), (3, 5), (5, 17), (16, 20)])
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_how_many_transitions_are_made_at_once_changes_no_bit(
+    chains: int, size: int, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one, through ``step``, by sevens and all at once: rows of odd length lie at odd places in memory."""
+    root = torch.randn(size, size, generator=torch_stream(1, "root"), dtype=torch.float64)
+    target = gaussian(torch.zeros(size), root @ root.T + torch.eye(size))
+    options: dict[str, Any] = {"metric": Dense(target.covariance), "temperature": temperature}
+    kernel = hmc(target.field, step_size=0.7, steps=4, random_steps=True, **options)
+    start = {"x": torch.randn(chains, size, generator=torch_stream(0, "start"), dtype=torch.float64)}
+    whole = run(kernel, start, 40, seed=3)
+    state = kernel.init(start)
+    for t in range(40):
+        state, info = kernel.step(torch_stream(3, "sampler", step=t), state)
+        assert torch.equal(state["position"]["x"], whole.samples["x"][t])
+        assert all(torch.equal(getattr(info, n), whole.info[n][t]) for n in whole.info)
+    monkeypatch.setattr("fedmomentum.samplers.draws.BLOCK", 7)
+    sevens = run(kernel, start, 40, seed=3)
+    assert torch.equal(sevens.samples["x"], whole.samples["x"]) and same(sevens.state, whole.state)
+
+
+def test_a_potential_of_stacked_points_is_that_of_one() -> None:
+    """Values, gradients and draws; and a gradient in closed form beside a field is one too many."""
+    at = position(5)
+    one, many = field_of(potential), batched(stacked)
+    for a, b in zip(one.both(at), many.both(at), strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(one.gradient(at), many.gradient(at))
+    draws = [run(hmc(u, step_size=0.3, steps=3), at, 5).samples for u in (potential, many)]
+    torch.testing.assert_close(draws[0], draws[1])
+    with pytest.raises(ValueError, match="one number a point"):
+        batched(lambda t: t["w"].sum()).both(at)
+    with pytest.raises(ValueError, match="gradient of its own"):
+        hmc(many, gradient=one.gradient, step_size=0.1)
 
 
 @pytest.mark.parametrize("name", KERNELS)

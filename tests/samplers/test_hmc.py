@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def flow(q: Tensor, p: Tensor, step_size: float, steps: int) -> tuple[Tensor, Te
     def gradient(x: Tensor) -> Tensor:
         return BANANA.gradient({"x": x})["x"]
 
-    return leapfrog(gradient, metric.velocity, q, p, gradient(q), step_size=step_size, steps=steps)[:2]
+    return leapfrog(gradient, metric.drift, q, p, gradient(q), step_size=step_size, steps=steps)[:2]
 
 
 def energy(q: Tensor, p: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ def test_leapfrog_conserves_its_own_energy_on_a_spring(h: float) -> None:
     e = 0.9
 
     def step(q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-        return leapfrog(lambda x: h * x, lambda x: x, q, p, h * q, step_size=e, steps=1)[:2]
+        return leapfrog(lambda x: h * x, lambda x, p, e: x + e * p, q, p, h * q, step_size=e, steps=1)[:2]
 
     q = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
     p = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
@@ -107,11 +108,12 @@ def exact_draws(n: int) -> Tensor:
     return torch.from_numpy(np.interp(u, mass / mass[-1], grid)).unsqueeze(-1)
 
 
-@pytest.mark.parametrize(("step_size", "steps"), [(0.5, 3), (0.9, 2)])
-def test_hmc_has_detailed_balance(step_size: float, steps: int) -> None:
+@pytest.mark.parametrize(("step_size", "steps", "random"), [(0.5, 3, False), (0.9, 2, False), (0.8, 4, True)])
+def test_hmc_has_detailed_balance(step_size: float, steps: int, random: bool) -> None:
     """From exact draws there are as many transitions from bin i to bin j as back, and the law stays what it was."""
     before = exact_draws(60000)
-    draws = run(hmc(double_well, step_size=step_size, steps=steps), {"x": before}, 1, seed=1)
+    kernel = hmc(double_well, step_size=step_size, steps=steps, random_steps=random)
+    draws = run(kernel, {"x": before}, 1, seed=1)
     after = draws.samples["x"][0]
     assert 0.3 < float(draws.info["acceptance"].mean()) < 0.97  # otherwise the accept step is not under test
     edges = np.quantile(before.numpy(), np.linspace(0, 1, 11)[1:-1])
@@ -159,8 +161,8 @@ def test_a_mass_matrix_is_a_change_of_coordinates(kind: str) -> None:
     scale = torch.diag(covariance.diagonal().sqrt()) if kind == "diagonal" else torch.linalg.cholesky(covariance)
     metric = Diagonal(covariance.diagonal()) if kind == "diagonal" else Dense(covariance)
     y = torch.randn(20, 2, generator=torch_stream(7, "y"), dtype=torch.float64)
-    straight = hmc(lambda t: BANANA.potential({"x": scale @ t["x"]}), step_size=0.4, steps=5)
-    bent = hmc(BANANA.potential, step_size=0.4, steps=5, metric=metric)
+    straight = hmc(lambda t: BANANA.potential({"x": scale @ t["x"]}), step_size=0.3, steps=5)
+    bent = hmc(BANANA.potential, step_size=0.3, steps=5, metric=metric)
     a, b = run(straight, {"x": y}, 6, seed=8), run(bent, {"x": y @ scale.T}, 6, seed=8)
     torch.testing.assert_close(b.samples["x"], a.samples["x"] @ scale.T, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(a.info["acceptance"], b.info["acceptance"], rtol=1e-9, atol=1e-9)
@@ -245,7 +247,7 @@ def test_warm_up_finds_the_scales(mass: str) -> None:
         start,
         seed=1,
         gradient=target.gradient,
-        warmup=260,
+        warmup=500,
         steps=2,  # a quarter of a period: after a half the chains would only swap sides, and their widths mix badly
         mass=mass,
         target=0.85,  # type: ignore[arg-type]
@@ -273,3 +275,44 @@ def test_a_chain_that_adapts_alone_does_not_see_the_others() -> None:
         return torch.cat([made.step_size[:1], made.position["x"][0]])
 
     torch.testing.assert_close(last(1), last(3), rtol=1e-9, atol=0)
+
+
+def test_random_numbers_of_steps_are_uniform_and_shared() -> None:
+    """Each of 1, ..., 5 as often as the others, one number for all chains, whoever runs beside the first."""
+    kernel = hmc(BANANA.field, step_size=0.05, steps=5, random_steps=True)
+    start = BANANA.sample(torch_stream(5, "start"), 3)  # type: ignore[misc]
+    steps = run(kernel, start, 1000, seed=6).info["steps"]
+    assert torch.equal(steps, steps[:, :1].expand(1000, 3))
+    assert stats.chisquare(torch.bincount(steps[:, 0], minlength=6)[1:].numpy()).pvalue > 1e-3
+    alone = run(kernel, {"x": start["x"][:1]}, 50, seed=6)
+    assert torch.equal(alone.info["steps"][:, 0], steps[:50, 0])
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_number_and_a_tensor_of_step_sizes_are_one_flow(dense: bool) -> None:
+    inverse = torch.tensor([[1.5, 0.4], [0.4, 0.7]], dtype=torch.float64)
+    metric = Dense(inverse) if dense else Diagonal(inverse.diagonal())
+    alone = type(metric)(metric.inverse_mass.expand(20, *metric.inverse_mass.shape))
+    q, p = points(20)
+
+    def end(step_size: float | Tensor, metric: Dense | Diagonal) -> Tensor:
+        force = BANANA.gradient({"x": q})["x"]
+        options: dict[str, Any] = {"step_size": step_size, "steps": 7}
+        return torch.cat(leapfrog(lambda x: BANANA.gradient({"x": x})["x"], metric.drift, q, p, force, **options), -1)
+
+    wanted = end(0.11, metric)
+    assert float((wanted[:, :2] - q).abs().max()) > 0.3
+    each = torch.full((20, 1), 0.11, dtype=torch.float64)
+    for other in (end(each, metric), end(0.11, alone), end(each, alone)):
+        torch.testing.assert_close(other, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_kinetic_energy_is_that_of_the_normals(dense: bool) -> None:
+    """``p' M^-1 p = |xi|^2``, which the transition relies on; and whitened velocities are the normals again."""
+    inverse = torch.tensor([[1.5, 0.4], [0.4, 0.7]], dtype=torch.float64)
+    metric = Dense(inverse) if dense else Diagonal(inverse.diagonal())
+    xi = points(9)[1]
+    p = metric.momentum(xi)
+    torch.testing.assert_close((p * metric.velocity(p)).sum(-1), xi.square().sum(-1))
+    torch.testing.assert_close(metric.whiten(metric.velocity(p)), xi)

@@ -10,9 +10,10 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
-from fedmomentum.samplers import Draws, gradient_of, minibatch, run, sghmc, window_adaptation
+from fedmomentum.samplers import Draws, minibatch, run, sghmc, window_adaptation
 from fedmomentum.samplers.diagnostics import ess, mcse, r_hat
 from fedmomentum.samplers.distances import sliced_wasserstein, wasserstein_to_gaussian
+from fedmomentum.samplers.gradients import value_and_gradient
 from fedmomentum.samplers.targets import Target, banana, funnel, gaussian, linear_regression, logistic_regression
 from fedmomentum.streams import torch_stream
 
@@ -33,10 +34,14 @@ TARGETS: dict[str, Target] = {
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_gradient_is_that_of_the_potential(name: str) -> None:
+def test_the_field_is_that_of_the_potential(name: str) -> None:
     target = TARGETS[name]
     x = {"x": torch.randn(6, target.size, generator=torch_stream(1, "x"), dtype=torch.float64)}
-    torch.testing.assert_close(target.gradient(x)["x"], gradient_of(target.potential)(x)["x"], rtol=1e-10, atol=1e-10)
+    values, grads = value_and_gradient(target.potential)(x)
+    found, forces = target.field.both(x)
+    torch.testing.assert_close(target.gradient(x)["x"], grads["x"], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(forces["x"], grads["x"], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found, values, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", [n for n, t in TARGETS.items() if t.sample])

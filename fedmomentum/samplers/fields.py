@@ -1,0 +1,59 @@
+"""A potential of many chains at once: its gradient along a trajectory, value and gradient at the ends of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.func import vmap
+
+from fedmomentum.samplers.gradients import both_of
+from fedmomentum.samplers.kernel import Gradient, Potential
+from fedmomentum.trees import Tree
+
+
+class Field(NamedTuple):
+    """A potential on stacked points ``[C, *shape]``, for whoever knows it in closed form.
+
+    Args:
+        gradient: ``dU``, which is all that a trajectory needs on its way.
+        both: ``U [C]`` and ``dU`` at once, for the ends of a trajectory.
+
+    Example:
+        >>> spring = Field(lambda t: {"x": 3 * t["x"]}, lambda t: (1.5 * (t["x"] ** 2).sum(-1), {"x": 3 * t["x"]}))
+    """
+
+    gradient: Gradient
+    both: Callable[[Tree], tuple[Tensor, Tree]]
+
+
+def batched(potential: Callable[[Tree], Tensor]) -> Field:
+    """Give the field of a potential that is written for stacked points, ``[C, *shape] -> [C]``.
+
+    One backward pass through the sum over chains gives every chain's gradient, as long as ``U [c]`` depends on chain c
+    alone; nothing is mapped, which is what costs most on small targets.
+
+    Raises:
+        ValueError: when it is called, and the potential did not give one number a chain.
+    """
+    both = both_of(potential)
+    return Field(lambda x: both(x)[1], both)
+
+
+def field_of(potential: Potential | Field, gradient: Gradient | None = None) -> Field:
+    """Give the field of a potential of one point, mapped over chains; a gradient in closed form spares the automatic
+    one.
+
+    Raises:
+        ValueError: a gradient was given beside a field, which has its own.
+    """
+    if isinstance(potential, Field):
+        if gradient is not None:
+            raise ValueError("a Field has a gradient of its own: give no other")
+        return potential
+    value = vmap(potential)
+    if gradient is None:
+        return batched(value)
+    closed = gradient
+    return Field(closed, lambda x: (value(x), closed(x)))
