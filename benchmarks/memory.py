@@ -33,18 +33,23 @@ class Peaks:
         """End."""
         self._over.set()
         self._thread.join()
+        self._look(psutil.Process())
 
     def _watch(self) -> None:
         own = psutil.Process()
+        self._look(own)
         while not self._over.wait(self._period):
-            total = 0
-            for process in [own, *own.children(recursive=True)]:
-                try:
-                    used, name = process.memory_full_info(), process.name()
-                except psutil.Error:
-                    continue
-                total += used.pss
-                kind = "driver" if process == own else "worker" if name.startswith("ray::") else ""
-                if kind:
-                    self.found[kind] = max(self.found[kind], used.uss)
-            self.found["total"] = max(self.found["total"], total)
+            self._look(own)
+
+    def _look(self, own: psutil.Process) -> None:
+        total = 0
+        for process in [own, *own.children(recursive=True)]:
+            try:
+                used, name = process.memory_full_info(), process.name()
+            except psutil.Error:
+                continue
+            total += used.pss
+            kind = "driver" if process == own else "worker" if name.startswith("ray::") else ""
+            if kind:
+                self.found[kind] = max(self.found[kind], used.uss)
+        self.found["total"] = max(self.found["total"], total)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -81,28 +82,36 @@ def partitions(repeats: int) -> dict[str, Any]:
 
 
 def models(repeats: int) -> dict[str, Any]:
-    """Weigh what moves and what is held for models of 25 and 100 million parameters on 2 workers."""
+    """Weigh what moves and what is held for models of 25 and 100 million parameters, inline and on 2 workers."""
     found: dict[str, Any] = {}
     print(
-        "\n| parameters | engine | moved / round | this process | a worker | all, shared memory included | s / round |"
+        "\n| parameters | clients' rule | engine | moved / round | this process | a worker | all, shared memory "
+        "included | s / round |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
+    bits: dict[tuple[int, str], str] = {}
     for workers in (0, 2):
+        engine = f"Ray, {workers} workers" if workers else "inline"
         base = measure("models", 0, workers, COHORT)  # the same with a model of 0.04 million parameters
-        for layers in LAYERS:
-            row = measure("models", layers, workers, COHORT)
+        for layers, rule in product(LAYERS, ("sgd", "heavy_ball")):
+            row = measure("models", layers, workers, COHORT, rule)
             size = row["model_bytes"]
+            if bits.setdefault((layers, rule), row["bits"]) != row["bits"]:
+                raise SystemExit(f"{layers} layers, {rule}: the engines give different models")
             held = {key: (row[key] - base[key]) / size for key in ("driver", "worker", "total")}
-            engine = f"Ray, {workers} workers" if workers else "inline"
-            found[f"{size // 4:,} {engine}"] = {"moved": row["moved_in_models"], **held, "seconds": row["seconds"]}
+            found[f"{size // 4:,} {rule} {engine}"] = {
+                "moved": row["moved_in_models"],
+                **held,
+                "seconds": row["seconds"],
+            }
             moved = f"{row['moved_in_models']:.2f}" if workers else "0"
             worker = f"{held['worker']:.1f}" if workers else "-"
             print(
-                f"| {size / 4e6:.0f}M | {engine} | {moved} | {held['driver']:.1f} | {worker} | {held['total']:.1f} | "
-                f"{row['seconds']:.1f} |",
+                f"| {size / 4e6:.0f}M | {rule} | {engine} | {moved} | {held['driver']:.1f} | {worker} | "
+                f"{held['total']:.1f} | {row['seconds']:.1f} |",
                 flush=True,
             )
-    print(f"in sizes of the model; {COHORT} clients a round; SGD with momentum; memory beyond that of a tiny model")
+    print(f"in sizes of the model; {COHORT} clients a round; memory beyond that of a tiny model; the same bits inline")
     return found
 
 

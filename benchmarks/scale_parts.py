@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import statistics
@@ -100,7 +101,7 @@ def deep(*, input_shape: tuple[int, ...], classes: int, layers: int) -> Any:
     return nn.Sequential(nn.Linear(input_shape[0], WIDTH), nn.ReLU(), *hidden, nn.Linear(WIDTH, classes))
 
 
-def models(layers: int, workers: int, clients: int) -> dict[str, Any]:
+def models(layers: int, workers: int, clients: int, rule: str = "heavy_ball") -> dict[str, Any]:
     """Train rounds of a model on so many actors (0: in this process); give bytes that moved and memory at its peak."""
     from functools import partial
 
@@ -128,13 +129,13 @@ def models(layers: int, workers: int, clients: int) -> dict[str, Any]:
     data = FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * 4))
     spec = ClientSpec(
         model=ModelSpec("benchmarks.scale_parts:deep", (32,), 10, options={"layers": layers}),
-        optimizer={"name": "heavy_ball", "lr": 0.01, "momentum": 0.9},
+        optimizer={"name": rule, "lr": 0.01} | ({"momentum": 0.9} if rule == "heavy_ball" else {}),
         batch_size=4,
         vectorize="off",
     )
     tree = Network(spec.model).tree()
     size = sum(x.nbytes for x in tree.values())
-    arrays = record(tree)
+    first = [record(tree)]  # handed over, not kept
     del tree
     make = partial(Worker, spec)
     if workers:
@@ -153,12 +154,12 @@ def models(layers: int, workers: int, clients: int) -> dict[str, Any]:
         last[0] = now
 
     with Peaks() as peaks:
-        run_rounds(FedAvg(fraction_evaluate=0.0), grid, arrays, 3, after_round=after_round)
-    del arrays
+        result = run_rounds(FedAvg(fraction_evaluate=0.0), grid, first.pop(), 3, after_round=after_round)
+    bits = hashlib.sha256(b"".join(array.data[-64:] for array in result.arrays.values())).hexdigest()
     executor.close()
     if workers:
         starting.close()
-    return {"model_bytes": size, "moved_in_models": max(moved), "seconds": min(seconds), **peaks.found}
+    return {"model_bytes": size, "moved_in_models": max(moved), "seconds": min(seconds), "bits": bits, **peaks.found}
 
 
 def workers(count: int, clients: int, model: str, rounds: int) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class BlockTask:
     """Answer with one weighted mean for the block instead of one model a client."""
     uniform: bool = False
     """Let every client count alike in that mean, whatever it holds."""
+    fold: bool = False
+    """Answer with sums, which are folded with those of other blocks: for large models."""
     effort: tuple[float, ...] | None = None
     """Fraction of its planned steps that each client has time for (a straggler's partial work)."""
     memory: Mapping[int, State] = field(default_factory=dict)
@@ -50,6 +52,9 @@ class BlockResult:
     None when the task does not ask to ``reduce`` or nobody was accepted."""
     each: list[dict[str, Arrays]] | None = None
     """The records of every accepted client in the order of ``members`` (not ``reduce``)."""
+    sums: dict[str, Arrays] | None = None
+    """In place of ``mean`` where a large model is folded: ``sum_i w_i (x_i - x)`` of models, where ``x`` was sent, and
+    ``sum_i w_i x_i`` of what other records hold."""
     failures: tuple[Failure, ...] = ()
     memory: dict[int, State] = field(default_factory=dict)
     seconds: float = 0.0

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fedmomentum.clients.block import Arrays
+from fedmomentum.clients.collect import to_records
 from fedmomentum.clients.evaluate import evaluate
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.norm import recalibrate
@@ -39,7 +40,7 @@ def test_centrally(
 ) -> dict[str, float]:
     """Give loss and accuracy of a model on the central test set; the network holds the model afterwards."""
     device = next((x.device for x in network.tree().values()), torch.device("cpu"))
-    network.load({name: torch.from_numpy(np.array(array)).to(device) for name, array in records[ARRAYS].items()})
+    network.load(to_records({ARRAYS: records[ARRAYS]}, str(device))[ARRAYS])
     if task.recalibrate:
         order, size = data.partition.order, min(task.recalibrate, len(data.partition.order))
         chosen = stream(task.seed, "recalibrate", round=task.round).choice(order, size, replace=False)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmomentum.clients.block import Arrays, BlockResult
-from fedmomentum.clients.mean import RunningMean
+from fedmomentum.clients.mean import OffsetSum, RunningMean
 from fedmomentum.events import Failure
-from fedmomentum.protocol import NUM_EXAMPLES
+from fedmomentum.protocol import ARRAYS, NUM_EXAMPLES
 from fedmomentum.trees import State, Tree
 
 Records = dict[str, Tree]
@@ -23,13 +23,16 @@ Records = dict[str, Tree]
 class Collector:
     """Collects the replies of a block in the order in which clients are added."""
 
-    def __init__(self, *, reduce: bool, uniform: bool = False) -> None:
-        """Begin a block; ``reduce`` keeps one mean instead of every model, weighted by examples or ``uniform``."""
-        self.reduce, self.uniform = reduce, uniform
+    def __init__(self, *, reduce: bool, uniform: bool = False, origin: Tree | None = None) -> None:
+        """Begin a block; ``reduce`` keeps one mean instead of every model, weighted by examples or ``uniform``.
+
+        With an ``origin``, the model that was sent, it keeps sums instead, of models as differences from it.
+        """
+        self.reduce, self.uniform, self._origin = reduce, uniform, origin
         self.members: dict[str, list[float]] = {"client": [], NUM_EXAMPLES: []}
         self.failures: list[Failure] = []
         self.memory: dict[int, State] = {}
-        self._means: dict[str, RunningMean] = {}
+        self._means: dict[str, RunningMean | OffsetSum] = {}
         self._each: list[dict[str, Arrays]] = []
 
     def fail(self, client: int, reason: str, kind: str = "error") -> None:
@@ -51,7 +54,7 @@ class Collector:
             self._each.append({record: to_arrays(tree) for record, tree in records.items()})
             return
         for record, tree in records.items():
-            self._means.setdefault(record, RunningMean()).add(tree, 1.0 if self.uniform else examples)
+            self._mean(record).add(tree, 1.0 if self.uniform else examples)
 
     def add_stacked(
         self,
@@ -92,7 +95,13 @@ class Collector:
         weights = torch.tensor([1.0 if self.uniform else float(examples[k]) for k in kept], dtype=torch.float64)
         for record, tree in records_K.items():
             chosen = tree if len(kept) == len(clients) else {name: x[kept] for name, x in tree.items()}
-            self._means.setdefault(record, RunningMean()).add_stacked(chosen, weights, (means or {}).get(record))
+            self._mean(record).add_stacked(chosen, weights, (means or {}).get(record))
+
+    def _mean(self, record: str) -> RunningMean | OffsetSum:
+        if record not in self._means:
+            origin = self._origin if record == ARRAYS else None
+            self._means[record] = RunningMean() if self._origin is None else OffsetSum(origin)
+        return self._means[record]
 
     def note(self, client: int, examples: float, metrics: Mapping[str, float]) -> None:
         """Add a client that sends numbers and no model (an evaluation)."""
@@ -108,11 +117,13 @@ class Collector:
 
     def result(self, index: int) -> BlockResult:
         """Give the block's result, once: the sums make room for it."""
-        means = {record: value for record, mean in self._means.items() if (value := mean.value()) is not None}
+        values = {record: value for record, mean in self._means.items() if (value := mean.value()) is not None}
+        arrays = {r: {n: _contiguous(x) for n, x in tree.items()} for r, tree in values.items()} or None
         return BlockResult(
             index=index,
             members=self.members,
-            mean={r: {n: _contiguous(x) for n, x in tree.items()} for r, tree in means.items()} or None,
+            mean=arrays if self._origin is None else None,
+            sums=arrays if self._origin is not None else None,
             each=self._each if not self.reduce else None,
             failures=tuple(self.failures),
             memory={client: moved(state, "cpu") for client, state in self.memory.items()},

@@ -2,11 +2,12 @@
 
 The tree is a function of the blocks alone. A worker folds whatever whole subtree it is given, and the engine folds what
 the workers answer, so the bits are the same for any number of workers, while the models that travel are one a worker.
+What is folded are sums of differences from the model that was sent, in its own dtypes: they are added in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -14,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
-from fedmomentum.protocol import NUM_EXAMPLES
+from fedmomentum.clients.shelf import Shelf
+from fedmomentum.protocol import ARRAYS, NUM_EXAMPLES
+from fedmomentum.protocol import LARGE as LARGE
 
-LARGE = 32 << 20
-"""Bytes of a model from which blocks are folded: below, sending a few more is cheaper than fewer, larger tasks."""
 LEAVES = 8
 """Blocks that a round of a large model is cut into."""
 
@@ -31,7 +32,6 @@ class Bundle:
     """A subtree: tasks at its leaves, a power of two of them, None where there is none."""
 
     leaves: tuple[BlockTask | None, ...]
-    uniform: bool = False
 
     @property
     def clients(self) -> tuple[int, ...]:
@@ -55,37 +55,41 @@ def bundles(tasks: Sequence[BlockTask], workers: int) -> list[Bundle]:
     while parts < workers and parts < len(leaves):
         parts *= 2
     size = len(leaves) // parts
-    uniform = bool(tasks) and tasks[0].uniform
-    return [Bundle(tuple(leaves[i * size : (i + 1) * size]), uniform) for i in range(parts)]
+    return [Bundle(tuple(leaves[i * size : (i + 1) * size])) for i in range(parts)]
 
 
 def fold(
-    leaves: Sequence[T], result: Callable[[T], BlockResult | None], *, uniform: bool = False
+    leaves: Sequence[T], result: Callable[[T], BlockResult | None], shelf: Shelf | None = None
 ) -> BlockResult | None:
-    """Fold the results at the leaves, each of which is asked for when it is needed; None where nobody has one."""
+    """Fold the results at the leaves, each of which is asked for when it is needed; None where nobody has one.
+
+    With a shelf no more than one result's sums are in memory: the others wait there.
+    """
     if len(leaves) == 1:
         return result(leaves[0])
     half = len(leaves) // 2
-    left, right = (fold(part, result, uniform=uniform) for part in (leaves[:half], leaves[half:]))
-    return joined(left, right, uniform=uniform) if left is not None and right is not None else left or right
+    left = fold(leaves[:half], result, shelf)
+    place = None if shelf is None or left is None or not left.sums else shelf.put(left.sums)
+    if left is not None and place is not None:
+        left = replace(left, sums=None)
+    right = fold(leaves[half:], result, shelf)
+    if left is not None and shelf is not None and place is not None:
+        if right is not None and right.sums:
+            right = replace(right, sums=shelf.take(place, onto=right.sums))
+        else:
+            left = replace(left, sums=shelf.take(place))
+    return joined(left, right) if left is not None and right is not None else right if left is None else left
 
 
-def joined(a: BlockResult, b: BlockResult, *, uniform: bool) -> BlockResult:
-    """Give the result of two blocks: ``(w_a a + w_b b) / (w_a + w_b)`` in float64, rounded to the dtypes of the model.
-
-    Weights are examples, or clients where they are to count alike (``uniform``). The memory of ``a`` is used again
-    where it may be written to.
-    """
-    if a.mean is None or b.mean is None:
-        mean = a.mean or b.mean
-    else:
-        w_a, w_b = (len(r.members["client"]) if uniform else sum(r.members[NUM_EXAMPLES]) for r in (a, b))
-        share = w_a / (w_a + w_b)
-        mean = {name: {n: _mean(x, b.mean[name][n], share) for n, x in tree.items()} for name, tree in a.mean.items()}
+def joined(a: BlockResult, b: BlockResult) -> BlockResult:
+    """Give the result of two blocks; their sums are added, in the memory of ``a`` where it may be written to."""
+    sums = a.sums or b.sums
+    if a.sums and b.sums:
+        sums = {record: {n: _sum(x, b.sums[record][n]) for n, x in tree.items()} for record, tree in a.sums.items()}
     return replace(
         a,
         members={name: [*a.members.get(name, []), *b.members.get(name, [])] for name in {**a.members, **b.members}},
-        mean=mean,
+        sums=sums,
         failures=(*a.failures, *b.failures),
         memory=a.memory | b.memory,
         seconds=a.seconds + b.seconds,
@@ -93,15 +97,35 @@ def joined(a: BlockResult, b: BlockResult, *, uniform: bool) -> BlockResult:
     )
 
 
-def _mean(a: NDArray[np.generic], b: NDArray[np.generic], share: float) -> NDArray[np.generic]:
-    own = a.flags.writeable and a.flags.c_contiguous
-    out = a if own else np.empty(a.shape, a.dtype)
-    flat_a, flat_b, flat = np.ascontiguousarray(a).reshape(-1), np.ascontiguousarray(b).reshape(-1), out.reshape(-1)
-    for begin in range(0, flat.size, _CHUNK):
-        part = slice(begin, begin + _CHUNK)
-        value = share * flat_a[part].astype(np.float64) + (1.0 - share) * flat_b[part].astype(np.float64)
-        flat[part] = value if a.dtype.kind == "f" else np.rint(value)
-    return out
+def outcome(results: Sequence[BlockResult | None]) -> BlockResult | None:
+    """Fold all but the sums of what workers answered."""
+    return fold(results, lambda result: None if result is None else replace(result, sums=None))
+
+
+def means(
+    results: Sequence[BlockResult | None], sent: Mapping[str, Arrays], *, uniform: bool
+) -> Iterator[tuple[str, str, NDArray[np.generic]]]:
+    """Fold the sums of what workers answered and give the weighted means, one tensor at a time: record, name, mean.
+
+    ``x + sum / W`` of models and ``sum / W`` of other records, in float64, rounded to the dtype of the record that was
+    sent, or else that of the sum. Each sum is let go as its mean comes.
+
+    Args:
+        results: of the subtrees of a round, in order; their sums are used up.
+        sent: the records that were sent, the model ``x`` among them.
+        uniform: weigh clients alike, not by their examples.
+    """
+    good = [result for result in results if result is not None and result.sums]
+    weight = sum(float(len(r.members["client"]) if uniform else sum(r.members[NUM_EXAMPLES])) for r in good)
+    for record in list(good[0].sums or ()) if good else ():
+        origin = sent.get(record, {})
+        for name in list((good[0].sums or {})[record]):
+            parts = [r.sums[record].pop(name) if r is not None and r.sums else None for r in results]
+            total = _folded(parts)
+            assert total is not None
+            like, start = origin.get(name, total), origin.get(name) if record == ARRAYS else None
+            del parts
+            yield record, name, _mean(total, weight, start, like.dtype)
 
 
 def model_bytes(arrays: Arrays) -> int:
@@ -112,3 +136,30 @@ def model_bytes(arrays: Arrays) -> int:
 def block_size(cohort: int) -> int:
     """Give the clients a block for a large model: a function of the cohort alone."""
     return max(1, -(-cohort // LEAVES))
+
+
+def _folded(parts: Sequence[NDArray[np.generic] | None]) -> NDArray[np.generic] | None:
+    if len(parts) == 1:
+        return parts[0]
+    half = len(parts) // 2
+    left, right = _folded(parts[:half]), _folded(parts[half:])
+    return _sum(left, right) if left is not None and right is not None else right if left is None else left
+
+
+def _sum(a: NDArray[np.generic], b: NDArray[np.generic]) -> NDArray[np.generic]:
+    return np.asarray(np.add(a, b, out=a if a.flags.writeable else None))
+
+
+def _mean(
+    total: NDArray[np.generic], weight: float, origin: NDArray[np.generic] | None, dtype: np.dtype[np.generic]
+) -> NDArray[np.generic]:
+    out = np.empty(total.shape, dtype)
+    flat, sums = out.reshape(-1), np.ascontiguousarray(total).reshape(-1)
+    start = None if origin is None else np.ascontiguousarray(origin).reshape(-1)
+    for begin in range(0, flat.size, _CHUNK):
+        part = slice(begin, begin + _CHUNK)
+        value = sums[part].astype(np.float64) / weight
+        if start is not None:
+            value += start[part]
+        flat[part] = value if out.dtype.kind == "f" else np.rint(value)
+    return out

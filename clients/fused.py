@@ -5,7 +5,9 @@ Equal to the rule to float tolerance (tests/clients/test_fused.py); everything e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -46,9 +48,38 @@ class FusedSGD:
             else:
                 v.zero_()
 
+    def release(self) -> None:
+        """Give the memory of the velocity back."""
+        self._velocity = []
+
+    @contextmanager
+    def while_backward(self) -> Iterator[None]:
+        """Step each parameter as soon as its gradient is there, and let that go: all gradients are never there at once.
+
+        The same bits as :meth:`step`, for any model whose parameters act through their gradients alone (one that is
+        also used detached is refused by torch, because it has changed).
+        """
+
+        def hook(position: int, param: Tensor) -> None:
+            with torch.no_grad():
+                self._step([position])
+            param.grad = None
+
+        handles = [
+            p.register_post_accumulate_grad_hook(partial(hook, i))  # type: ignore[no-untyped-call]
+            for i, p in enumerate(self.params)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
     def step(self) -> None:
         """Take one step with the gradients in ``.grad``; a parameter without one stays."""
-        moved = [i for i, p in enumerate(self.params) if p.grad is not None]
+        self._step([i for i, p in enumerate(self.params) if p.grad is not None])
+
+    def _step(self, moved: Sequence[int]) -> None:
         sgd(
             [self.params[i] for i in moved],
             [g for i in moved if (g := self.params[i].grad) is not None],

@@ -1,4 +1,4 @@
-"""The running weighted mean of the models of a block: a wide type, a fixed order, no model kept."""
+"""The running weighted mean of the models of a block: a fixed order, no model kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedmomentum.trees import Tree, cast_like
+from fedmomentum.trees import Tree, cast_like, same_layout
+
+_CHUNK = 1 << 16
+"""Numbers at a time: what is made on the way stays in the processor's cache."""
 
 
 class RunningMean:
@@ -57,3 +60,66 @@ class RunningMean:
         for name in list(self._sums):
             mean[name] = cast_like(self._sums.pop(name).div_(self.weight), self._dtypes[name])
         return mean
+
+
+class OffsetSum:
+    """Accumulate ``sum_i w_i (x_i - origin)`` of large models, in one model's memory.
+
+    Float32 tensors (and narrower ones) are summed in float32: what is rounded is a difference, small beside the model,
+    so a mean ``origin + sum / weight`` is as good as one of float64 sums. All others are summed in float64.
+
+    Args:
+        origin: subtracted from what is added; None for zero.
+    """
+
+    def __init__(self, origin: Mapping[str, Tensor] | None = None) -> None:
+        """Start with nothing."""
+        self.weight = 0.0
+        self._origin = origin
+        self._sums: Tree = {}
+
+    def add(self, tree: Mapping[str, Tensor], weight: float) -> None:
+        """Add one model with its weight."""
+        self._begin(tree)
+        for name, total in self._sums.items():
+            self._add(name, total, tree[name].detach(), weight)
+        self.weight += weight
+
+    def add_stacked(
+        self, tree: Mapping[str, Tensor], weights_K: Tensor, means: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Add K stacked models ``[K, *shape]`` with weights ``[K]``; of some tensors their mean is all there is."""
+        weights, means = [float(w) for w in weights_K], means or {}
+        self._begin({name: x[0] for name, x in tree.items()} | dict(means))
+        for name, total in self._sums.items():
+            if name in means:
+                self._add(name, total, means[name].detach(), sum(weights))
+                continue
+            for x, weight in zip(tree[name].detach(), weights, strict=True):
+                self._add(name, total, x, weight)
+        self.weight += sum(weights)
+
+    def value(self) -> Tree | None:
+        """Give the sums, once; None where the weights sum to nothing."""
+        sums, self._sums = self._sums, {}
+        return sums if self.weight > 0.0 else None
+
+    def _begin(self, like: Mapping[str, Tensor]) -> None:
+        if self._sums:
+            return
+        if self._origin is not None:
+            same_layout(self._origin, like)
+        for name, x in like.items():
+            narrow = x.dtype.is_floating_point and x.element_size() <= 4
+            dtype = torch.float32 if narrow else torch.float64
+            self._sums[name] = torch.zeros(x.shape, dtype=dtype, device=x.device)
+
+    def _add(self, name: str, total: Tensor, x: Tensor, weight: float) -> None:
+        to, value = total.view(-1), x.reshape(-1)
+        origin = None if self._origin is None else self._origin[name].reshape(-1)
+        for begin in range(0, len(to), _CHUNK):
+            part = slice(begin, begin + _CHUNK)
+            change = value[part].to(total.dtype)
+            if origin is not None:
+                change = change - origin[part].to(total.dtype)
+            to[part].add_(change, alpha=weight)

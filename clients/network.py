@@ -27,10 +27,25 @@ class Network:
         self.params: dict[str, nn.Parameter] = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
         kept = self.module.state_dict()
         self.buffers: Tree = {n: b for n, b in kept.items() if n not in self.params}
+        self._released: list[tuple[torch.UntypedStorage, int]] = []
 
     def tree(self) -> Tree:
         """Give parameters and buffers as they are now, sharing memory with the module."""
         return {**{n: p.detach() for n, p in self.params.items()}, **self.buffers}
+
+    def release(self) -> None:
+        """Give the memory of all tensors back until a model is loaded; there is nothing to read till then."""
+        storages = [x.untyped_storage() for x in self.tree().values()]
+        self._released += [
+            (storage, size) for storage in storages if (size := storage.nbytes()) and storage.resizable()
+        ]
+        for storage, _ in self._released:
+            storage.resize_(0)
+
+    @property
+    def released(self) -> bool:
+        """Say whether there is nothing to read."""
+        return bool(self._released)
 
     def load(self, tree: Mapping[str, Tensor]) -> None:
         """Set every tensor from a tree of the same layout, cast to the network's dtypes.
@@ -46,6 +61,9 @@ class Network:
 
     def copy(self, tree: Mapping[str, Tensor]) -> None:
         """Set every tensor from a tree that is known to fit."""
+        for storage, size in self._released:
+            storage.resize_(size)
+        self._released = []
         with torch.no_grad():
             for name, own in self.tree().items():
                 own.copy_(cast_like(tree[name], own))

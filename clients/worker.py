@@ -17,14 +17,16 @@ from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
 from fedmomentum.clients.central import CentralTask, test_centrally
 from fedmomentum.clients.collect import Collector, Records, moved, to_records
 from fedmomentum.clients.evaluate import evaluate
-from fedmomentum.clients.examples import Examples
-from fedmomentum.clients.fold import Bundle, fold
+from fedmomentum.clients.examples import ALIGNMENT, Examples
+from fedmomentum.clients.fold import LARGE, Bundle, fold, model_bytes
+from fedmomentum.clients.heap import give_back
 from fedmomentum.clients.local import LocalUpdate
 from fedmomentum.clients.looped import NORM, LoopedTrainer
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.precision import adopt
 from fedmomentum.clients.rules import make_client_rule
+from fedmomentum.clients.shelf import Shelf
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.clients.stacked import StackedTrainer
 from fedmomentum.clients.vectorize import choose
@@ -51,8 +53,9 @@ class Worker:
         self.examples = Examples(data, spec.device)
         self.stacked, self.reason = choose(self.network.module, spec.vectorize, spec.device)
         self._loop = LoopedTrainer(spec, self.network, self._local)
-        self._stack = StackedTrainer(spec, self.network, self._local) if self.stacked else None
+        self._stack = StackedTrainer(spec, self.network, self._local, self.examples) if self.stacked else None
         self._prober = self._make_prober()
+        self._shelf = Shelf()
 
     def _make_prober(self) -> Prober | None:
         """Give what measures beside the training; None, at no cost, where nothing is to be measured."""
@@ -85,6 +88,8 @@ class Worker:
         """Give loss and accuracy of a model on the central test set, and when and how long it was tested."""
         clock, began = time.time(), time.perf_counter()
         found = test_centrally(task, records, self.network, self.examples.data)
+        if model_bytes(records[ARRAYS]) >= LARGE:
+            self._release()
         return found, self._span("evaluate", clock, time.perf_counter() - began, 0)
 
     @staticmethod
@@ -104,16 +109,31 @@ class Worker:
             def result(leaf: BlockTask | None) -> BlockResult | None:
                 return None if leaf is None else self._block(leaf, records)
 
-            return fold(task.leaves, result, uniform=task.uniform)
+            try:
+                return fold(task.leaves, result, self._shelf)
+            finally:
+                self._release()
         return self._block(task, records)
+
+    def _release(self) -> None:
+        """Hold nothing of a large model until the next one comes."""
+        self.network.release()
+        self._loop.release()
+        give_back()
+
+    def _only_copied(self) -> bool:
+        """Say whether training computes nothing with the model of a round but differences from it."""
+        local = self._local(1.0)
+        return self._stack is None and self._prober is None and local.direction is None and not local.full_gradient
 
     def _block(self, task: BlockTask, records: Mapping[str, Arrays]) -> BlockResult:
         clock, began = time.time(), time.perf_counter()
         trees = to_records(records, self.spec.device)
         self.network.load(trees[ARRAYS])
         # the model that the block starts from, in the dtypes and the memory layout of the network
+        kept = _same_numbers if task.fold and task.kind == "train" and self._only_copied() else _as_it_is
         trees[ARRAYS] = {
-            name: given if _as_it_is(given := trees[ARRAYS][name], own) else own.clone()
+            name: given if kept(given := trees[ARRAYS][name], own) else own.clone()
             for name, own in self.network.tree().items()
         }
         if self.spec.device != "cpu":
@@ -158,6 +178,11 @@ class Worker:
         return collector
 
 
+def _same_numbers(given: Tensor, own: Tensor) -> bool:
+    """Say whether a tensor of the round is what the network holds, wherever and in whatever order it lies."""
+    return given.dtype == own.dtype and given.device == own.device
+
+
 def _as_it_is(given: Tensor, own: Tensor) -> bool:
     """Say whether a tensor of the round can be computed with where it lies.
 
@@ -165,7 +190,3 @@ def _as_it_is(given: Tensor, own: Tensor) -> bool:
     depends on how it came: the bits of a client must not.
     """
     return given.dtype == own.dtype and own.is_contiguous() and given.data_ptr() % ALIGNMENT == 0
-
-
-ALIGNMENT = 64
-"""Bytes; torch's own allocations begin at multiples of it."""

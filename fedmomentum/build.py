@@ -14,9 +14,11 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedmomentum.build_data import build_data, options
+from fedmomentum.build_posterior import build_gaussian_posterior
 from fedmomentum.build_server import at_posterior, build_faults, build_strategy
 from fedmomentum.clients.block import Arrays
 from fedmomentum.clients.central import CentralTask, test_centrally
+from fedmomentum.clients.heap import give_back
 from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
@@ -29,8 +31,9 @@ from fedmomentum.clients.worker import Worker
 from fedmomentum.data import Dataset, FederatedData
 from fedmomentum.errors import UserError
 from fedmomentum.events import Span
+from fedmomentum.gaussian_posterior import GaussianPosterior
 from fedmomentum.predicting import Predicting, build_predicting
-from fedmomentum.protocol import ARRAYS
+from fedmomentum.protocol import ARRAYS, LARGE
 from fedmomentum.simulation import flower
 from fedmomentum.simulation.executor import Answer, Executor, InlineExecutor
 from fedmomentum.simulation.faults import Faults
@@ -38,8 +41,9 @@ from fedmomentum.simulation.grid import SimulationGrid
 from fedmomentum.simulation.memory import ClientMemory
 from fedmomentum.simulation.telling import Evaluation
 from fedmomentum.strategies import FedAvg
-from fedmomentum.strategies.records import views
+from fedmomentum.strategies.records import record, views
 from fedmomentum.translate import factor, model_options, optimizer
+from fedmomentum.trees import num_bytes
 
 if TYPE_CHECKING:
     from fedmomentum.scenario import FederatedScenario
@@ -62,11 +66,20 @@ class Federation:
     network: Network
     strategy: Strategy
     faults: Faults
-    predicting: Predicting | None = None
+    predicting: Predicting | GaussianPosterior | None = None
 
     def initial_arrays(self) -> ArrayRecord:
         """Give the model that the rounds start from; it depends on the seed alone."""
-        return flower.to_record({n: t.detach().cpu().numpy() for n, t in self.network.tree().items()})
+        network = Network(self.spec.model, self.spec.device) if self.network.released else self.network
+        made = record(network.tree())
+        self._spare()
+        return made
+
+    def _spare(self) -> None:
+        """Keep no large model beside the one that the rounds are about."""
+        if num_bytes(self.network.tree()) >= LARGE:
+            self.network.release()
+            give_back()
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> dict[str, float] | None:
         """Give loss and accuracy on the central test set, in the rounds that are to be evaluated."""
@@ -76,7 +89,9 @@ class Federation:
         if not self.evaluated_in(server_round):
             return None
         found = test_centrally(self._central(server_round), self._judged(arrays), self.network, self.data)
-        return found if judge is None else found | judge.metrics()
+        found = found if judge is None else found | judge.metrics()
+        self._spare()
+        return found
 
     def evaluation(self, executor: Executor) -> Callable[[int, ArrayRecord], Evaluation | None]:
         """Give what tests a model on a worker, where there are workers, while the next round goes on.
@@ -131,7 +146,7 @@ class Federation:
             "test_examples": len(self.data.test_y),
             "vectorize": "stacked" if stacked else "one by one",
             "vectorize_reason": reason,
-            "training": training_path(self.network, self.spec),
+            "training": training_path(self.network, self.spec, np.asarray(self.data.sizes)),
             "device": self.spec.device,
             "data_checksum": self.checksum,
         }
@@ -176,6 +191,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         device=device,
         threads=scenario.engine.threads,
         precision=scenario.engine.precision,
+        gram_memory=scenario.engine.gram_memory,
     )
 
 
@@ -241,7 +257,12 @@ def build(
     ):
         if asked and not batch_norms(network.module):
             raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
-    faults, judge = build_faults(scenario, data.clients), build_predicting(scenario, data, network, datasets)
+    judge: Predicting | GaussianPosterior | None
+    if np.issubdtype(data.y.dtype, np.floating):
+        judge = build_gaussian_posterior(scenario, data, network)
+    else:
+        judge = build_predicting(scenario, data, network, datasets)
+    faults = build_faults(scenario, data.clients)
     return Federation(scenario, data, checksum, spec, network, strategy, faults, judge)
 
 

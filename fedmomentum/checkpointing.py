@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedmomentum.errors import UserError
 from fedmomentum.runs import RunFolder
 from fedmomentum.runs.atomic import sync, writing
 from fedmomentum.runs.checkpoint import latest_checkpoint, save_checkpoint
 from fedmomentum.runs.folder import CLIENTS, FAILURES, METRICS
-from fedmomentum.simulation.flower import to_arrays, to_record
+from fedmomentum.strategies.records import record, shared, views
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,8 @@ class Restart:
             UserError: the checkpoint is of another model, or of another state than this strategy has.
         """
         try:
-            arrays = {name: tensor.numpy() for name, tensor in self.state["arrays"].items()}
-            was, now = _layout(arrays), _layout(to_arrays(first))
+            arrays = self.state["arrays"]
+            was, now = _layout({n: x.numpy() for n, x in arrays.items()}), _layout(views(first))
             differ = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
             if differ:
                 name = differ[0]
@@ -54,7 +52,7 @@ class Restart:
             raise UserError(
                 f"{self.place}: the checkpoint does not fit this scenario ({type(error).__name__}: {error})"
             ) from error
-        return to_record(arrays)
+        return record(arrays)
 
 
 def _layout(arrays: Mapping[str, Any]) -> dict[str, str]:
@@ -109,4 +107,4 @@ class ArmCheckpoints:
 
 
 def _tensors(arrays: Any) -> dict[str, Any]:
-    return {name: torch.from_numpy(value.copy()) for name, value in to_arrays(arrays).items()}
+    return shared(views(arrays))  # to be written, and to nothing else: no copy

@@ -58,3 +58,5 @@ REFERENCE = "reference"
 """ArrayRecord of a message: the point whose gradients are subtracted before compression (QLSD*)."""
 VALUES, MASK_KEY = "values", "key"
 """Tensors of a compressed reply: the coordinates that are sent, and the key that says which they are (QLSD)."""
+LARGE = 32 << 20
+"""Bytes of a model from which it is handled with care for memory: fewer copies, and one answer a worker."""

@@ -9,7 +9,7 @@ from logging import INFO, WARNING
 from typing import Any, TypeAlias
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.supercore import log
 from numpy.typing import NDArray
 
@@ -57,6 +57,8 @@ class Reply:
     """The reply as it came."""
     members: tuple[int, ...] | None = None
     """The clients of a block; None for one client's own reply."""
+    record: Mapping[str, Array] = field(default_factory=dict)
+    """What ``arrays`` are views of, where they are."""
 
     @property
     def clients(self) -> tuple[int, ...]:
@@ -103,6 +105,7 @@ def _admit(node: int, content: RecordDict, expected: Expected) -> Reply:
     weight = _weight(metrics, expected.weighted_by)
     arrays: records.Views = {}
     extras: dict[str, records.Views] = {}
+    found: Mapping[str, Array] = {}
     if expected.model is not None:
         found = _model_record(content.array_records, expected)
         arrays = _fitting(found, expected.model)
@@ -113,11 +116,11 @@ def _admit(node: int, content: RecordDict, expected: Expected) -> Reply:
     table = content.config_records.get(protocol.MEMBERS)
     if table is None:
         _reported(expected.metrics, metrics)
-        return Reply(node, weight, arrays, extras, ((weight, metrics),), content)
+        return Reply(node, weight, arrays, extras, ((weight, metrics),), content, record=found)
     members, reports = _rows(table, metrics, expected.weighted_by)
     for _, row in reports:
         _reported(expected.metrics, row)
-    return Reply(node, weight, arrays, extras, reports, content, members)
+    return Reply(node, weight, arrays, extras, reports, content, members, found)
 
 
 def _only_metrics(content: RecordDict) -> MetricRecord:

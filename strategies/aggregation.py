@@ -33,7 +33,7 @@ def weighted_mean(
     Args:
         replies: named arrays in the layout of ``like``.
         weights: one number a reply, at least 0.
-        like: names, shapes and dtypes of the result.
+        like: names, shapes and dtypes of the result.  A single reply of them is given as it is: never write to it.
         accumulation: see :data:`Accumulation`.
 
     Raises:
@@ -42,6 +42,8 @@ def weighted_mean(
     total = sum(weights)
     if not 0.0 < total < math.inf:
         raise ValueError(f"weights must sum to a positive finite number, not {total}")
+    if len(replies) == 1 and all(replies[0][name].dtype == x.dtype for name, x in like.items()):
+        return {name: replies[0][name] for name in like}  # its own mean, and no copy of a large model
     factors = [weight / total for weight in weights]
     return {
         name: _mean_of([reply[name] for reply in replies], factors, x, native=accumulation == "native")

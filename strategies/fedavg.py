@@ -305,7 +305,7 @@ class FedAvg(Seams):
                 log(WARNING, "round %d: %s; the old model is kept", now, error)
                 return None, metrics
         old = self._old
-        means = {name: torch.from_numpy(mean[name]) for name in old}
+        means = records.shared({name: mean[name] for name in old})
         if self.sends_models and not self._robust:
             metrics.update(agreement(_widened(old), _widened(means), self._reports, population=self.population))
         new = self.server_update(_widened(old), _widened(means), self._mean_extras(admitted, weights))
@@ -314,7 +314,8 @@ class FedAvg(Seams):
             factor = self.step_schedule(now - 1)
             new = {name: x + factor * (new[name] - x) for name, x in _widened(old).items()}
         stepped = {name: cast_like(new[name], x) for name, x in old.items()}
-        return records.record({**mean, **stepped}), metrics
+        made = admitted[0].record if len(admitted) == 1 else {}
+        return records.record({**mean, **stepped}, made), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

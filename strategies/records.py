@@ -7,9 +7,11 @@ as Python source each time; here the header is parsed once for each distinct one
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from io import BytesIO
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +20,7 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedmomentum.protocol import LARGE
 from fedmomentum.trees import Tree
 
 Views: TypeAlias = dict[str, NDArray[Any]]
@@ -80,17 +83,44 @@ def views(record: Mapping[str, Array]) -> Views:
 
 
 def tree(arrays: Mapping[str, NDArray[Any]]) -> Tree:
-    """Give tensors in memory of their own."""
+    """Give tensors in memory of their own; those of a large model are read in place, and nobody may write to them."""
+    if sum(x.nbytes for x in arrays.values()) >= LARGE:
+        return shared(arrays)
     return {name: torch.from_numpy(np.array(x, order="C")) for name, x in arrays.items()}
 
 
-def record(tensors: Mapping[str, Tensor | NDArray[Any]]) -> ArrayRecord:
-    """Give the ArrayRecord of named tensors or arrays: the very bytes that Flower's own conversion gives."""
+def shared(arrays: Mapping[str, NDArray[Any]]) -> Tree:
+    """Give tensors in the memory of the arrays: never write to one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of memory that is read-only
+        return {name: torch.from_numpy(np.asarray(x, order="C")) for name, x in arrays.items()}
+
+
+def record(
+    tensors: Mapping[str, Tensor | NDArray[Any]], made: Mapping[str, Array] = MappingProxyType({})
+) -> ArrayRecord:
+    """Give the ArrayRecord of named tensors or arrays: the very bytes that Flower's own conversion gives.
+
+    Args:
+        tensors: by name.
+        made: Arrays by name; one whose memory a tensor lies in is taken as it is.
+    """
     out = ArrayRecord()
     for name, x in tensors.items():
         numbers = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
-        shape = tuple(int(length) for length in numbers.shape)
-        flat = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8)
-        data = b"".join((_header(numbers.dtype, shape), flat.data))  # one copy, and no second one on the way
-        out[name] = Array(str(numbers.dtype), shape, _STYPE, data)
+        out[name] = made[name] if name in made and _holds(made[name], numbers) else array(numbers)
     return out
+
+
+def array(numbers: NDArray[Any]) -> Array:
+    """Give the Array of numbers."""
+    shape = tuple(int(length) for length in numbers.shape)
+    flat = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8)
+    data = b"".join((_header(numbers.dtype, shape), flat.data))  # one copy, and no second one on the way
+    return Array(str(numbers.dtype), shape, _STYPE, data)
+
+
+def _holds(made: Array, numbers: NDArray[Any]) -> bool:
+    held = view(made)
+    same = held.dtype == numbers.dtype and held.shape == numbers.shape and held.ctypes.data == numbers.ctypes.data
+    return same and held.flags.c_contiguous and numbers.flags.c_contiguous

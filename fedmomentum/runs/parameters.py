@@ -24,13 +24,19 @@ def save_parameters(path: Path, tree: Mapping[str, Tensor], *, metadata: Mapping
         tree: parameters and buffers by name.
         metadata: facts to store beside them; written as text.
     """
-    import torch
     from safetensors.torch import save_file
 
     from fedmomentum import __version__
 
     # The format refuses views of one storage (stacked clients, tied weights): each tensor gets memory of its own.
-    owned = {name: x.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, x in tree.items()}
+    owned: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, x in tree.items():
+        own = x.detach().cpu().contiguous()
+        if own.untyped_storage().nbytes() != own.nbytes or own.data_ptr() in places:
+            own = own.clone()
+        places.add(own.data_ptr())
+        owned[name] = own
     facts = {"format": "pt", "fedmomentum": __version__} | {key: str(value) for key, value in (metadata or {}).items()}
 
     def fill(temporary: Path) -> None:

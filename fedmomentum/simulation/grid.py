@@ -10,7 +10,7 @@ from itertools import count
 from typing import Literal, cast
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fedmomentum.clients import fold
 from fedmomentum.clients.app import records_of
 from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
+from fedmomentum.clients.heap import give_back
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.events import Failure, Span
 from fedmomentum.protocol import (
@@ -39,6 +40,7 @@ from fedmomentum.simulation.executor import Executor, Lost
 from fedmomentum.simulation.faults import Faults
 from fedmomentum.simulation.memory import ClientMemory
 from fedmomentum.strategies.broadcast import Broadcast
+from fedmomentum.strategies.records import array as to_array
 from fedmomentum.strategies.records import record as to_record
 from fedmomentum.strategies.records import views
 from fedmomentum.trees import State
@@ -223,6 +225,7 @@ class SimulationGrid(BaseGrid):
                 round=server_round,
                 clients=block,
                 reduce=reduce,
+                fold=large,
                 uniform=config.get(WEIGHTING, EXAMPLES) == UNIFORM,
                 effort=tuple(outcome.effort.get(c, 1.0) for c in block) if outcome.effort else None,
                 memory={c: self.memory[c] for c in block if c in self.memory},
@@ -233,6 +236,7 @@ class SimulationGrid(BaseGrid):
         if large:
             workers = int(self.executor.facts().get("workers", 1))  # type: ignore[call-overload]
             work_units = fold.bundles(tasks, workers)
+            give_back()
         results = self.executor.run(work_units, records, timeout=timeout)
         began, report, replies = time.perf_counter(), self.report, []
         _count(report.phases, "broadcast", getattr(self.executor, "broadcast_seconds", 0.0))
@@ -249,8 +253,12 @@ class SimulationGrid(BaseGrid):
                 report.gathered_bytes += sum(a.nbytes for r in _sent(result) for a in r.values())
             good.append(result)
         del results
-        if large:
-            good = [fold.fold(good, lambda result: result, uniform=tasks[0].uniform)] if good else []
+        folded: dict[str, ArrayRecord] = {}
+        if large and good:
+            for name, tensor, mean in fold.means(good, records, uniform=tasks[0].uniform):
+                folded.setdefault(name, ArrayRecord())[tensor] = to_array(mean)
+            good = [fold.outcome(good)]
+            give_back()
         while good:  # a result goes as its reply comes: a large model would not fit twice
             if (result := good.pop(0)) is None:
                 continue
@@ -259,12 +267,13 @@ class SimulationGrid(BaseGrid):
             report.worker_seconds += result.seconds
             report.spans += result.spans
             if kind != "evaluate":
-                report.bytes_up += sum(a.nbytes for r in _sent(result) for a in r.values()) * (
+                models = [*_sent(result), *(views(record) for record in folded.values())]
+                report.bytes_up += sum(a.nbytes for model in models for a in model.values()) * (
                     len(result.members["client"]) if reduce else 1
                 )
             for name, column in result.members.items():
                 report.members.setdefault(name, []).extend(column)
-            replies += self._replies(result, mail, reduce=reduce)
+            replies += self._replies(result, mail, folded, reduce=reduce)
         _count(report.phases, "reduce", time.perf_counter() - began)
         report.failures += failures
         replies += [
@@ -272,8 +281,10 @@ class SimulationGrid(BaseGrid):
         ]
         return replies
 
-    def _replies(self, result: BlockResult, mail: _Mail, *, reduce: bool) -> list[Message]:
-        """Give one reply for the block, or one for each of its clients."""
+    def _replies(
+        self, result: BlockResult, mail: _Mail, folded: Mapping[str, ArrayRecord], *, reduce: bool
+    ) -> list[Message]:
+        """Give one reply for the block, or one for each of its clients; ``folded`` are its means where it has none."""
         members = result.members
         clients = [int(c) for c in members["client"]]
         if not clients:
@@ -288,6 +299,8 @@ class SimulationGrid(BaseGrid):
             content = RecordDict({METRICS: metrics})
             for record, arrays in (result.mean or {}).items():
                 content[record] = to_record(arrays)
+            for record, made in folded.items():
+                content[record] = made
             table = {n: [int(v) for v in c] if n == "client" else list(c) for n, c in members.items()}
             content[MEMBERS] = ConfigRecord(table)  # type: ignore[arg-type]
             return [flower.reply(mail.to(clients[0]), content)]
@@ -335,6 +348,6 @@ def _kind(message_type: str) -> Literal["train", "evaluate", "gradient"]:
 
 
 def _sent(result: BlockResult) -> list[Arrays]:
-    if result.mean is not None:
-        return list(result.mean.values())
+    if result.mean is not None or result.sums is not None:
+        return list((result.mean or result.sums or {}).values())
     return [arrays for records in result.each or [] for arrays in records.values()]

@@ -65,7 +65,8 @@ class Done:
     """A round that is done but for its evaluation: the row without it, and what else is to be told."""
 
     round: int
-    arrays: ArrayRecord
+    arrays: ArrayRecord | None
+    """The model; None where nobody will ask for it any more."""
     evaluation: Evaluation | None
     clock: Clock
     row: dict[str, float]
@@ -101,6 +102,7 @@ class Teller:
             self._tell(done)
             self._after(done)
         else:
+            done.arrays = None  # the next round makes another, and a large one is not kept twice
             self._waiting = done
 
     def catch_up(self) -> None:
@@ -142,7 +144,7 @@ class Teller:
             listener.round_end(event)
 
     def _after(self, done: Done) -> None:
-        if self.after_round is not None and done.round:
+        if self.after_round is not None and done.round and done.arrays is not None:
             # after the row is told, so that a kill between the two repeats a round instead of losing its row; the time
             # it takes goes with the next row
             clock = Clock()

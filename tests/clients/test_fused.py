@@ -40,6 +40,37 @@ def test_equals_torchs_optimizer_also_after_another_client(name, hyper):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_stepping_while_the_gradients_come_gives_the_bits_of_stepping_after(momentum):
+    """Also where two layers share their weights, and where a parameter takes no part."""
+    found = []
+    for early in (False, True):
+        torch.manual_seed(0)
+        first, last, unused = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6), torch.nn.Parameter(torch.ones(3))
+        last.weight = first.weight
+        params = [first.weight, first.bias, last.bias, unused]
+        fused = fused_sgd("heavy_ball", {"lr": 0.1, "momentum": momentum}, "abcd", params)
+        fused.reset(0.1, None)
+        for _ in range(4):
+            for p in params:
+                p.grad = None
+            loss = last(torch.relu(first(torch.randn(5, 6)))).square().mean()
+            if early:
+                with fused.while_backward():
+                    loss.backward()
+                assert all(p.grad is None for p in params)
+            else:
+                loss.backward()
+                fused.step()
+        loss = last(first(torch.ones(1, 6))).sum()
+        loss.backward()  # no hook is left behind
+        assert first.weight.grad is not None
+        fused.release()
+        found.append([p.detach().clone() for p in params])
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
 def test_a_velocity_that_was_kept_is_gone_on_with():
     hyper = {"lr": 0.1, "momentum": 0.9}
     straight, broken = parameters(), parameters()

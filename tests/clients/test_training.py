@@ -241,3 +241,16 @@ def test_random_layers_are_seeded_by_round_and_client():
     for client in one:
         for name in one[client]["arrays"]:
             np.testing.assert_array_equal(one[client]["arrays"][name], two[client]["arrays"][name])
+
+
+def test_a_network_that_gave_its_memory_back_is_itself_when_a_model_is_loaded():
+    network = Network(spec("cnn_small", shape=(1, 12, 12)).model)
+    before = {name: x.clone() for name, x in network.tree().items()}
+    network.release()
+    assert network.released
+    assert all(x.untyped_storage().nbytes() == 0 for x in network.tree().values())
+    network.load(before)
+    assert not network.released
+    for name, x in network.tree().items():
+        assert torch.equal(x, before[name])
+        assert x.stride() == network.tree()[name].stride()

@@ -50,3 +50,13 @@ def test_trees_own_their_memory():
     tree = records.tree(records.views(record))
     tree["matrix"].zero_()
     np.testing.assert_array_equal(record["matrix"].numpy(), ARRAYS["matrix"])
+
+
+def test_a_tensor_that_lies_in_an_array_is_not_copied_again():
+    held = ArrayRecord({"matrix": Array(ARRAYS["matrix"]), "counts": Array(ARRAYS["counts"])})
+    tensors = records.shared(records.views(held))
+    again = records.record(tensors | {"counts": tensors["counts"] + 1}, held)
+    assert again["matrix"] is held["matrix"]
+    np.testing.assert_array_equal(again["counts"].numpy(), ARRAYS["counts"] + 1)
+    turned = records.record({"matrix": tensors["matrix"].reshape(3, 2)}, held)
+    assert turned["matrix"].shape == (3, 2)
