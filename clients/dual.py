@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedmomentum.clients.batches import StackedPlan
-from fedmomentum.clients.dense import NARROW, Goal, Layer, momentum_step, outputs
+from fedmomentum.clients.dense import NARROW, Goal, Layer, momentum_step
 from fedmomentum.clients.gram import Inner
 from fedmomentum.trees import Tree, expand
 
@@ -37,6 +37,8 @@ LEAST_UNITS = 32
 """Outputs of the first layer from which it then is the part of the work that matters."""
 STACK_NUMBERS = 8 << 20
 """Examples and coefficients that are stacked at a time, in numbers: what a core's share of the cache holds."""
+ROWS = 768
+"""Inputs that a narrow product takes at a time."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,12 @@ class Dual:
         size_SK = plan.weights_SKB.sum(2)
         start_RU = _outputs(x, weight, bias)
         ages, trail = _Ages(lr, beta, min(stretch, steps), x), _Trail(inner, start_RU)
+        since = ages.gone_I[1:].flip(0).repeat_interleave(batch)  # how far each example has gone, the last ones last
+        target = goals.target.neg() if not self.above else None
         for begin in range(0, steps, stretch):
             end = min(begin + stretch, steps)
             inner.begin(begin, end)
-            z_KPU = inner.choose(
-                start_RU if begin == 0 else start_RU + trail.gained_RU
-            )  # the outputs as steps see them
+            z_KPU = inner.choose(start_RU if begin == 0 else start_RU + trail.gained_RU)
             pull_KPU = inner.choose(trail.pull_RU) if begin and beta else None
             back_KPU = torch.zeros_like(z_KPU)
             for step in range(begin, end):
@@ -114,20 +116,25 @@ class Dual:
                 now, seen = slice(at * batch, (at + 1) * batch), slice(0, at * batch)
                 z = z_KPU[:active, now]
                 if at:
-                    gram = inner.products(now, seen, active).mul_(ages.since(at, batch))
+                    gram = inner.products(now, seen, active).mul_(since[-at * batch :])
                     z.add_(_times(gram, back_KPU[:active, seen]))
                     if pull_KPU is not None:
                         z.add_(pull_KPU[:active, now], alpha=ages.glide(at))
+                back = back_KPU[:active, now]
+                if target is not None:
+                    share = goals.share[step, :active]
+                    torch.addcmul(target[step, :active], torch.softmax(z.mT, 1), share, out=back.mT)
+                    continue
+                here = {name: t[:active] for name, t in params_K.items()}
+                ball = ball_K and {name: t[:active] for name, t in ball_K.items()}
                 h = z.relu_() if first.relu else z
-                goal = goals.at(step, active)
-                if self.above:
-                    here = {name: t[:active] for name, t in params_K.items()}
-                    ball = ball_K and {name: t[:active] for name, t in ball_K.items()}
-                    loss, dz = momentum_step(self.above, here, ball, h, goal, lr, beta, below=first)
-                else:
-                    dz, loss = outputs(h, goal)
-                back_KPU[:active, now] = dz
+                loss, dz = momentum_step(self.above, here, ball, h, goals.at(step, active), lr, beta, below=first)
+                back.copy_(dz)
                 loss_K[:active].addcmul_(loss, size_SK[step, :active])
+            if target is not None:
+                z_SKUB = z_KPU.view(len(loss_K), end - begin, batch, -1).permute(1, 0, 3, 2)
+                loss_SK = (torch.log_softmax(z_SKUB, 2) * target[begin:end]).sum((2, 3))
+                loss_K.add_((loss_SK * size_SK[begin:end]).sum(0))
             done_K = torch.from_numpy((plan.steps - begin).clip(0, end - begin)).to(x.device)
             back_KSN = back_KPU.view(len(done_K), end - begin, -1)
             trail.add(back_KSN, ages, done_K, first=begin == 0, last=end == steps)
@@ -149,10 +156,6 @@ class _Ages:
         gone = list(accumulate((-lr * p for p in power[:-1]), initial=0.0))
         self.beta, self._gone = beta, gone
         self.power_I, self.gone_I = like.new_tensor(power), like.new_tensor(gone)
-
-    def since(self, step: int, batch: int) -> Tensor:
-        """Give how far each example seen before a step has gone, ``[step * batch]``."""
-        return self.gone_I[1 : step + 1].flip(0).repeat_interleave(batch)
 
     def glide(self, step: int) -> float:
         """Give how far the velocity at step 0 has gone at a step."""
@@ -192,8 +195,11 @@ def _outputs(x_RD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Give the outputs of a layer for rows of inputs; few of them take the order that suits a narrow product."""
     if len(weight) > NARROW:
         return F.linear(x_RD, weight, bias)
-    z = torch.mm(weight, x_RD.T).T.contiguous()
-    return z if bias is None else z.add_(bias)
+    z_UR = x_RD.new_empty(len(weight), len(x_RD))
+    for z, x in zip(z_UR.split(ROWS, 1), x_RD.split(ROWS), strict=True):
+        torch.mm(weight, x.T, out=z)
+    z_RU = z_UR.T.contiguous()
+    return z_RU if bias is None else z_RU.add_(bias)
 
 
 def _times(gram_KBS: Tensor, back_KSU: Tensor) -> Tensor:
