@@ -22,11 +22,11 @@ from itertools import accumulate, repeat
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fedmomentum.clients.batches import StackedPlan
 from fedmomentum.clients.dense import NARROW, Goal, Layer, momentum_step
 from fedmomentum.clients.gram import Inner
+from fedmomentum.clients.linear import linear
 from fedmomentum.trees import Tree, expand
 
 EXAMPLES_PER_UNIT, MOST_PASSES = 1, 2
@@ -37,8 +37,6 @@ LEAST_UNITS = 32
 """Outputs of the first layer from which it then is the part of the work that matters."""
 STACK_NUMBERS = 8 << 20
 """Examples and coefficients that are stacked at a time, in numbers: what a core's share of the cache holds."""
-ROWS = 768
-"""Inputs that a narrow product takes at a time."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class Dual:
         ball_K = {name: torch.zeros_like(t) for name, t in params_K.items()} if beta else None
         loss_K = torch.zeros(len(plan.steps), dtype=x.dtype, device=x.device)
         size_SK = plan.weights_SKB.sum(2)
-        start_RU = _outputs(x, weight, bias)
+        start_RU = linear(x, weight, bias)
         ages, trail = _Ages(lr, beta, min(stretch, steps), x), _Trail(inner, start_RU)
         since = ages.gone_I[1:].flip(0).repeat_interleave(batch)  # how far each example has gone, the last ones last
         target = goals.target.neg() if not self.above else None
@@ -138,10 +136,11 @@ class Dual:
             done_K = torch.from_numpy((plan.steps - begin).clip(0, end - begin)).to(x.device)
             back_KSN = back_KPU.view(len(done_K), end - begin, -1)
             trail.add(back_KSN, ages, done_K, first=begin == 0, last=end == steps)
-        rows_RU = trail.moved_RU.mul_(share_K[inner.owner_R].unsqueeze(1))
-        mean = {first.weight: torch.addmm(weight, rows_RU.T, x)}
+        rows_UR = trail.moved_RU.new_empty(self.units, len(x))
+        torch.mul(trail.moved_RU.T, share_K[inner.owner_R], out=rows_UR)
+        mean = {first.weight: linear(rows_UR, x.T).add_(weight)}
         if first.bias:
-            mean[first.bias] = anchor[first.bias] + rows_RU.sum(0)
+            mean[first.bias] = anchor[first.bias] + rows_UR.sum(1)
         numbers = [*mean.values(), loss_K, *params_K.values()]
         finite = torch.isfinite(torch.stack([t.sum() for t in numbers])).all()
         return DualEnd(params_K, mean, loss_K) if bool(finite) else None
@@ -189,17 +188,6 @@ class _Trail:
             if not first:
                 speed_RU.addcmul_(self._speed_RU, ages.power_I[done_K][owner_R].unsqueeze(1))
             self._speed_RU, self.pull_RU = speed_RU, inner.spread(speed_RU)
-
-
-def _outputs(x_RD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Give the outputs of a layer for rows of inputs; few of them take the order that suits a narrow product."""
-    if len(weight) > NARROW:
-        return F.linear(x_RD, weight, bias)
-    z_UR = x_RD.new_empty(len(weight), len(x_RD))
-    for z, x in zip(z_UR.split(ROWS, 1), x_RD.split(ROWS), strict=True):
-        torch.mm(weight, x.T, out=z)
-    z_RU = z_UR.T.contiguous()
-    return z_RU if bias is None else z_RU.add_(bias)
 
 
 def _times(gram_KBS: Tensor, back_KSU: Tensor) -> Tensor:
