@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from fedmomentum.clients.examples import Examples
 
-KEPT_EXAMPLES, KEPT_PER_OUTPUT = 80, 2
-"""Examples of a client up to which its inner products are kept, and how many more for each output of the layer: beyond,
-they are more work than weights of its own (benchmarks/vectorize.py)."""
+KEPT_EXAMPLES, KEPT_PER_OUTPUT = 90, 1.5
+"""Examples of a client up to which its inner products are kept, and how many more for each output of the layer: up to
+there they have saved what they cost by the fifth round of the client, or earlier (benchmarks/vectorize.py)."""
 
 
 class Inner(Protocol):
@@ -84,7 +84,7 @@ def most_kept(sizes: NDArray[np.integer], outputs: int, limit: float) -> int:
         outputs: of the first layer.
         limit: MiB that the products of all clients may take, at 4 bytes each.
     """
-    most = KEPT_EXAMPLES + KEPT_PER_OUTPUT * outputs
+    most = int(KEPT_EXAMPLES + KEPT_PER_OUTPUT * outputs)
     held = np.asarray(sizes, dtype=np.float64)
     held = held[held <= most]
     return most if 4.0 * float(held @ held) <= limit * 2**20 else 0

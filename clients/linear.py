@@ -24,11 +24,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @cache
 def _onednn() -> Callable[..., Tensor] | None:
-    """Find the product that torch's compiler calls: a build without oneDNN has none."""
-    if not torch.backends.mkldnn.is_available():
-        return None
+    """Find the product that torch's compiler calls; builds without oneDNN have none, and it may take other arguments."""
     try:
         product: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
-    except AttributeError:
+        product(torch.ones(1, 1), torch.ones(1, 1), None, "none", [], "")
+    except (AttributeError, RuntimeError, TypeError):
         return None
     return product

@@ -84,7 +84,7 @@ def test_own_inputs_lie_client_by_client():
 
 
 def test_the_rule_counts_clients_that_are_small_enough():
-    most = 80 + 2 * 10
+    most = 90 + 15
     assert most_kept(np.array([most] * 64), 10, 64 * 4 * most**2 / 2**20) == most
     assert most_kept(np.array([most] * 65), 10, 64 * 4 * most**2 / 2**20) == 0
     assert most_kept(np.array([most, 10**6]), 10, 1.0) == most  # the large one has none to keep
