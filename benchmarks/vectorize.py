@@ -1,10 +1,10 @@
 """What the recorded rules of ``vectorize: auto`` rest on: where which way of training a dense client is the faster one.
 
-``python -m benchmarks.vectorize [orders] [products] [stacking] [dual] [bare] [--repeats 5]``. Times are processor time of
-one thread, the shortest of interleaved repeats, so that a busy machine changes them little; a ratio above 1 says that
-the second way is the faster one. The figures settle ``NARROW`` (orders), whether ``clients/linear.py`` pays (products),
-``STACK_LIMIT`` (stacking), ``EXAMPLES_PER_UNIT``, ``KEPT_EXAMPLES`` and ``KEPT_PER_OUTPUT`` (dual); ``bare`` compares a
-worker with a plain loop.
+``python -m benchmarks.vectorize [orders] [products] [stacking] [dual] [bare] [--repeats 5]``. Times are processor time
+of one thread, the shortest of interleaved repeats, so that a busy machine changes them little; a ratio above 1 says
+that the second way is the faster one. The figures settle ``NARROW`` (orders), whether ``clients/linear.py`` pays
+(products), ``STACK_LIMIT`` (stacking), ``EXAMPLES_PER_UNIT``, ``KEPT_EXAMPLES`` and ``KEPT_PER_OUTPUT`` (dual);
+``bare`` compares a worker with a plain loop.
 """
 
 from __future__ import annotations
