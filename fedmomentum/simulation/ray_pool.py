@@ -20,8 +20,11 @@ WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": _MALLOC,  # glibc returns every large block to the system and faults it in again otherwise
     "MALLOC_TRIM_THRESHOLD_": _MALLOC,
 }
-_LOCAL_ENVIRONMENT = {"RAY_free_objects_period_milliseconds": "0"}
-"""Ray frees the objects of a round a second late otherwise, beside those of the next one."""
+_LOCAL_SETTINGS = {
+    "free_objects_period_milliseconds": 0,  # the objects of a round go before those of the next one come
+    "task_events_report_interval_ms": 0,  # a history of tasks that grows in every process, for a dashboard
+}
+"""Ray's own settings where a local one starts here; a cluster has its own."""
 PRELOAD = ("torch", "fedmomentum.clients.worker")
 """Modules that every actor imports as soon as it is there."""
 
@@ -70,12 +73,11 @@ def start_ray(address: str | None, *, cpus: int | None = None) -> bool:
                 "Start one with 'ray start --head', or leave the address out for a local one."
             ) from error
         return False
-    wanted = WORKER_ENVIRONMENT | _LOCAL_ENVIRONMENT
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)  # a local Ray's workers inherit it, which saves a runtime environment
+    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+    os.environ.update(WORKER_ENVIRONMENT)  # a local Ray's workers inherit it, which saves a runtime environment
     try:
         # "local": not a cluster that happens to run on this machine
-        ray.init(address="local", include_dashboard=False, num_cpus=cpus, **common)
+        ray.init(address="local", include_dashboard=False, num_cpus=cpus, _system_config=_LOCAL_SETTINGS, **common)
     finally:
         for name, value in before.items():
             if value is None:
