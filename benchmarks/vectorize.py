@@ -1,14 +1,16 @@
 """What the recorded rules of ``vectorize: auto`` rest on: where which way of training a dense client is the faster one.
 
-``python -m benchmarks.vectorize [orders] [stacking] [dual] [bare] [--repeats 5]``. Times are processor time of one
-thread, the shortest of interleaved repeats, so that a busy machine changes them little; a ratio above 1 says that the
-second way is the faster one. The figures settle ``NARROW`` (orders), ``STACK_LIMIT`` (stacking) and
-``EXAMPLES_PER_UNIT`` (dual); ``bare`` compares a worker with a plain loop.
+``python -m benchmarks.vectorize [orders] [stacking] [dual] [convolved] [bare] [--repeats 5]``. Times are processor
+time of one thread, the shortest of interleaved repeats, so that a busy machine changes them little; a ratio above 1
+says that the second way is the faster one. The figures settle ``NARROW`` (orders), ``STACK_LIMIT`` (stacking),
+``EXAMPLES_PER_UNIT``, ``KEPT_EXAMPLES`` and ``KEPT_PER_OUTPUT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare``
+compares a worker with a plain loop.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -21,8 +23,9 @@ import numpy as np
 import torch
 
 from benchmarks.workload import BATCH, EXAMPLES, LR, MODELS, MOMENTUM, client_data, network, train
+from fedmomentum.clients import convolved as convolutions_by_hand
 from fedmomentum.clients import dual as dual_form
-from fedmomentum.clients import stacked
+from fedmomentum.clients import gram, stacked
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import to_arrays
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
@@ -55,7 +58,9 @@ def orders(repeats: int) -> None:
             print(f"| {outputs} | {features} | {batch} | {a * 1e6:.0f} | {b * 1e6:.0f} | {a / b:.2f} |")
 
 
-def _task(hidden: list[int], examples: int, epochs: int, vectorize: str) -> Callable[[], object]:
+def _task(
+    hidden: list[int], examples: int, epochs: int, vectorize: str, *, gram_memory: float = 512.0
+) -> Callable[[], object]:
     rng = np.random.default_rng(0)
     count = CLIENTS * examples
     x, y = rng.standard_normal((count, 1, 28, 28), dtype=np.float32), rng.integers(0, 10, count)
@@ -66,6 +71,7 @@ def _task(hidden: list[int], examples: int, epochs: int, vectorize: str) -> Call
         optimizer={"name": "heavy_ball", "lr": 0.01, "momentum": 0.9},
         epochs=epochs,
         vectorize=vectorize,  # type: ignore[arg-type]
+        gram_memory=gram_memory,
     )
     worker = Worker(spec, data)
     sent = {"arrays": to_arrays(worker.network.tree())}
@@ -77,8 +83,7 @@ def stacking(repeats: int) -> None:
     """One client after another against stacked ones with weights of their own."""
     print("| hidden | parameters | one by one ms | stacked ms | ratio |\n|---|---|---|---|---|")
     for hidden in ([], [50], [200], [1000], [2000]):
-        with mock.patch.object(dual_form, "LEAST_UNITS", sys.maxsize):
-            ways = [_task(hidden, 40, 1, vectorize) for vectorize in ("off", "on")]
+        ways = [partial(_with, False, _task(hidden, 40, 1, v, gram_memory=0.0)) for v in ("off", "on")]
         a, b = (1e3 * t / CLIENTS for t in fastest(ways, repeats))
         sizes = [784, *hidden, 10]
         parameters = sum((i + 1) * o for i, o in pairwise(sizes))
@@ -86,20 +91,83 @@ def stacking(repeats: int) -> None:
 
 
 def dual(repeats: int) -> None:
-    """Stacked clients with weights of their own against the first layer in dual form."""
-    print("| units | examples | epochs | own weights ms | dual form ms | ratio |\n|---|---|---|---|---|---|")
-    for units in (16, 32, 64, 200):
+    """Stacked clients with weights of their own against the first layer in dual form, inner products made or kept."""
+    print(
+        "| units | examples | epochs | own weights ms | made ms | kept ms | ratio, made | ratio, kept |\n"
+        + "|---" * 8
+        + "|"
+    )
+    for units in (10, 32, 64, 200):
         for epochs in (1, 3):
-            for multiple in (1, 2, 3, 4, 6):
-                with mock.patch.object(dual_form, "LEAST_UNITS", sys.maxsize):
-                    plain = _task([units], multiple * units, epochs, "on")
-                with (
-                    mock.patch.object(dual_form, "LEAST_UNITS", 1),
-                    mock.patch.object(dual_form, "EXAMPLES_PER_UNIT", 1000),
-                ):
-                    other = _task([units], multiple * units, epochs, "on")
-                a, b = (1e3 * t / CLIENTS for t in fastest([plain, other], repeats))
-                print(f"| {units} | {multiple * units} | {epochs} | {a:.3f} | {b:.3f} | {a / b:.2f} |", flush=True)
+            for examples in (25, 50, 100, 200, 400, 800, 1600):
+                hidden = [] if units == 10 else [units]
+                own = _task(hidden, examples, epochs, "on", gram_memory=0.0)
+                with mock.patch.object(gram, "KEPT_EXAMPLES", sys.maxsize):
+                    kept = _task(hidden, examples, epochs, "on", gram_memory=math.inf)
+                runs = [partial(_with, False, own), partial(_with, True, own), kept]
+                a, b, c = (1e3 * t / CLIENTS for t in fastest(runs, repeats))
+                print(
+                    f"| {units} | {examples} | {epochs} | {a:.3f} | {b:.3f} | {c:.3f} | {a / b:.2f} | {a / c:.2f} |",
+                    flush=True,
+                )
+
+
+def _with(pays: bool, way: Callable[[], object]) -> None:
+    with mock.patch.object(dual_form.Dual, "pays", lambda *_: pays):
+        way()
+
+
+def convolutions(
+    *, input_shape: Sequence[int], classes: int, channels: int, layers: int = 2, kernel: int = 3
+) -> torch.nn.Module:
+    """Give a network of convolutions, each pooled 2x2, and 128 units, as a user would write it."""
+    parts: list[torch.nn.Module] = []
+    before, size = input_shape[0], input_shape[1]
+    for depth in range(layers):
+        after = channels << depth
+        parts += [torch.nn.Conv2d(before, after, kernel, padding=kernel // 2), torch.nn.ReLU(), torch.nn.MaxPool2d(2)]
+        before, size = after, size // 2
+    head = torch.nn.Linear(before * size * size, 128), torch.nn.ReLU(), torch.nn.Linear(128, classes)
+    return torch.nn.Sequential(*parts, torch.nn.Flatten(), *head)
+
+
+def convolved(repeats: int) -> None:
+    """Convolutions by autograd against written-out ones."""
+    print("| image | channels | layers | batch | autograd ms | written out ms | ratio |\n|---|---|---|---|---|---|---|")
+    for shape, channels, layers, batch in CONVOLUTIONS:
+        model = {"name": "benchmarks.vectorize:convolutions", "channels": channels, "layers": layers}
+        with mock.patch.multiple(convolutions_by_hand, LEAST_CHANNELS=1, _uses_patches=lambda *_: True):
+            ways = [_convolution_task(shape, model, batch, vectorize) for vectorize in ("off", "auto")]
+            for way in ways:
+                way()
+        a, b = (1e3 * t for t in fastest(ways, repeats))
+        row = f"{'x'.join(map(str, shape))} | {channels} | {layers} | {batch} | {a:.3f} | {b:.3f} | {a / b:.2f}"
+        print(f"| {row} |", flush=True)
+
+
+CONVOLUTIONS = (
+    *(((1, 28, 28), channels, 2, batch) for channels in (4, 8, 16, 32) for batch in (1, 5, 20, 64)),
+    *(((1, 28, 28), channels, 1, 20) for channels in (4, 8, 16, 32)),
+    *(((3, 32, 32), channels, layers, 20) for channels in (8, 16, 32) for layers in (1, 3)),
+)
+
+
+def _convolution_task(shape: Sequence[int], model: dict[str, object], batch: int, way: str) -> Callable[[], object]:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((4 * batch, *shape), dtype=np.float32), rng.integers(0, 10, 4 * batch)
+    dataset = Dataset(name="noise", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
+    data = FederatedData.build(dataset, Partition(np.arange(len(y)), np.array([0, len(y)])))
+    options = {key: value for key, value in model.items() if key != "name"}
+    spec = ClientSpec(
+        model=ModelSpec(str(model["name"]), tuple(shape), 10, 0, options),
+        optimizer={"name": "heavy_ball", "lr": 0.001, "momentum": 0.9},
+        batch_size=batch,
+        vectorize=way,  # type: ignore[arg-type]
+    )
+    worker = Worker(spec, data)
+    sent = {"arrays": to_arrays(worker.network.tree())}
+    task = BlockTask(index=0, kind="train", round=1, clients=(0,))
+    return lambda: worker.run(task, sent)
 
 
 def bare(repeats: int) -> None:
@@ -133,7 +201,7 @@ def bare(repeats: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables."""
-    parts = {"orders": orders, "stacking": stacking, "dual": dual, "bare": bare}
+    parts = {"orders": orders, "stacking": stacking, "dual": dual, "convolved": convolved, "bare": bare}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[[], *parts], default=[])
     parser.add_argument("--repeats", type=int, default=5)

@@ -1,35 +1,41 @@
 """A fast path of stacked training: the first dense layer in dual form, so that no client ever has weights of its own.
 
 A gradient by the weight of the first layer is ``D^T X``: what comes back through the network times the inputs. Along a
-client's steps the weight is therefore ``W_t = W_0 + A_t^T X`` with one row of coefficients ``A_t`` an example, and a
-rule that is linear moves the coefficients as it would move the weight. The layer's outputs are
-``X W_0^T + (X X^T) A_t``: one large product for all clients, and the inner products of each client's examples. The mean
-of the clients' weights is ``W_0`` plus one large product again. Exact: equal to the plain loop to float tolerance
+client's steps the weight is therefore ``W_t = W_0 + A_t^T X`` with one row of coefficients ``A_t`` an example, and the
+layer's outputs are ``X W_0^T + (X X^T) A_t``. A heavy ball has gone ``-lr (1 + beta + ... + beta^i)`` times a gradient
+``i`` steps after it came, so with the ``D_s`` of the steps before
+
+    z_t = X_t W_0^T - lr sum_{s < t} (1 + beta + ... + beta^(t - 1 - s)) (X_t X_s^T) D_s
+
+and neither coefficients nor their velocity move from step to step. A bias is the weight of one more input that is 1.
+What is left is one large product before the steps, one after them for the mean of the clients' weights, and the inner
+products of each client's examples (:mod:`fedmomentum.clients.gram`). Exact: equal to the plain loop to float tolerance
 (tests/clients/test_dual.py).
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, repeat
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedmomentum.clients.batches import StackedPlan, pad
-from fedmomentum.clients.dense import Goal, Layer, descend, momentum_step
+from fedmomentum.clients.batches import StackedPlan
+from fedmomentum.clients.dense import NARROW, Goal, Layer, momentum_step, outputs
+from fedmomentum.clients.gram import Inner
 from fedmomentum.trees import Tree, expand
 
 EXAMPLES_PER_UNIT, MOST_PASSES = 1, 2
-"""Examples of a client, for each output of the layer and each pass over them, up to which the dual form pays: beyond,
-the inner products of the examples cost more than the weights that they save. Those are taken once, so a client that
-goes over its examples twice or more may have twice as many (benchmarks/vectorize.py)."""
+"""Examples of a client, for each output of the layer and each pass over them, up to which the dual form pays where
+their inner products are not kept: beyond, these cost more than the weights that they save. They are taken once, so a
+client that goes over its examples twice or more may have twice as many (benchmarks/vectorize.py)."""
 LEAST_UNITS = 32
-"""Outputs of the first layer from which it is the part of the work that matters."""
-STACK_NUMBERS = 2 << 20
+"""Outputs of the first layer from which it then is the part of the work that matters."""
+STACK_NUMBERS = 8 << 20
 """Examples and coefficients that are stacked at a time, in numbers: what a core's share of the cache holds."""
 
 
@@ -38,9 +44,9 @@ class DualEnd:
     """Where K clients have ended."""
 
     params_K: Tree
-    """All parameters but the first weight, stacked."""
+    """All parameters but those of the first layer, stacked."""
     mean: Tree
-    """The first weight: its weighted mean over the clients, the only form in which it exists."""
+    """The first layer: the weighted mean over the clients, the only form in which it exists."""
     loss_K: Tensor
     """Sum of the losses of all examples seen."""
 
@@ -49,11 +55,13 @@ class Dual:
     """Trains stacked clients of a dense network by a heavy ball with its first layer in dual form."""
 
     def __init__(self, layers: Sequence[Layer], units: int, features: int) -> None:
-        """Take the layers of a network of at least two, the first of which has so many outputs and inputs."""
+        """Take the layers of a network, the first of which has so many outputs and inputs."""
         self.first, self.above, self.units, self.features = layers[0], layers[1:], units, features
 
     def pays(self, examples: int, passes: float) -> bool:
-        """Say whether it is the faster form for a client that goes over so many examples so many times."""
+        """Say whether it is the faster form for a client, not kept, that goes over its examples so many times."""
+        if not self.above or self.units < LEAST_UNITS:
+            return False
         return examples <= EXAMPLES_PER_UNIT * self.units * max(1.0, min(passes, MOST_PASSES))
 
     def width(self, examples: int) -> int:
@@ -63,135 +71,140 @@ class Dual:
     def train(
         self,
         anchor: Tree,
-        x: Tensor,
+        inner: Inner,
         plan: StackedPlan,
-        slots: Slots,
         goals: Goal,
         share_K: Tensor,
         lr: float,
         beta: float,
+        *,
+        stretch: int,
     ) -> DualEnd | None:
         """Give where clients end, or None where some number is not finite: with weights of their own they tell whose.
 
         Args:
             anchor: the model that they start from.
-            x: source of examples.
+            inner: their examples.
             plan: their batches.
-            slots: their examples.
             goals: of every step, ``[S, K, B, ...]``.
             share_K: weight of each client in the mean; they sum to 1.
             lr: step size.
             beta: momentum.
+            stretch: steps after which coefficients are summed up by example.
         """
-        first, clients = self.first, len(plan.steps)
-        weight = anchor[first.weight]
-        units, batch = weight.shape[0], plan.rows_SKB.shape[2]
-        x_KND = x.index_select(0, slots.rows_KN.reshape(-1)).view(*slots.rows_KN.shape, -1)
-        base_KNH = F.linear(x_KND, weight)
-        params_K = expand({name: t for name, t in anchor.items() if name != first.weight}, clients)
+        first, x = self.first, inner.x_RD
+        weight, bias = anchor[first.weight], anchor[first.bias] if first.bias else None
+        steps, _, batch = plan.rows_SKB.shape
+        params_K = expand({n: t for n, t in anchor.items() if n not in (first.weight, first.bias)}, len(plan.steps))
         ball_K = {name: torch.zeros_like(t) for name, t in params_K.items()} if beta else None
-        move_KNH = torch.zeros_like(base_KNH)  # the coefficients A
-        pull_KNH = torch.zeros_like(base_KNH) if beta else move_KNH  # and their velocity
-        loss_K = torch.zeros(clients, device=x.device)
+        loss_K = torch.zeros(len(plan.steps), dtype=x.dtype, device=x.device)
         size_SK = plan.weights_SKB.sum(2)
-        inner_KNN = torch.bmm(x_KND, x_KND.mT) if slots.flat_SKB is not None else None
-        for step in range(int(plan.steps[0])):
-            active = plan.active(step)
-            seen = slice(0, step * batch) if inner_KNN is None else slice(0, x_KND.shape[1])
-            now = slice(step * batch, (step + 1) * batch)
-            if inner_KNN is None:  # one epoch: examples lie in the order in which they are seen
-                z = base_KNH[:active, now]
-                gram = torch.bmm(x_KND[:active, now], x_KND[:active, seen].mT) if step else None
-            else:
-                flat = slots.flat(step, active)
-                z = base_KNH.view(-1, units).index_select(0, flat).view(active, batch, units)
-                gram = inner_KNN.view(-1, inner_KNN.shape[2]).index_select(0, flat).view(active, batch, -1)
-            if gram is not None:
-                z = torch.baddbmm(z, gram, move_KNH[:active, seen])
-            here = {name: t[:active] for name, t in params_K.items()}
-            ball = ball_K and {name: t[:active] for name, t in ball_K.items()}
-            if first.bias:
-                z = z.add_(here[first.bias].unsqueeze(1)) if gram is not None else z + here[first.bias].unsqueeze(1)
-            h = z.relu_() if first.relu else z
-            loss, dz = momentum_step(self.above, here, ball, h, goals.at(step, active), lr, beta, below=first)
-            loss_K[:active].addcmul_(loss, size_SK[step, :active])
-            if first.bias:
-                descend(here[first.bias], None if ball is None else ball[first.bias], dz.sum(1), lr, beta)
-            self._move(move_KNH, pull_KNH, dz, beta, lr, active, seen, now if inner_KNN is None else flat)
-        coefficients = move_KNH.mul_(share_K.view(-1, 1, 1)).view(-1, units)
-        mean = torch.addmm(weight, coefficients.T, x_KND.view(len(coefficients), -1))
-        numbers = [mean, loss_K, *params_K.values()]
+        start_RU = _outputs(x, weight, bias)
+        ages, trail = _Ages(lr, beta, min(stretch, steps), x), _Trail(inner, start_RU)
+        for begin in range(0, steps, stretch):
+            end = min(begin + stretch, steps)
+            inner.begin(begin, end)
+            z_KPU = inner.choose(
+                start_RU if begin == 0 else start_RU + trail.gained_RU
+            )  # the outputs as steps see them
+            pull_KPU = inner.choose(trail.pull_RU) if begin and beta else None
+            back_KPU = torch.zeros_like(z_KPU)
+            for step in range(begin, end):
+                active, at = plan.active(step), step - begin
+                now, seen = slice(at * batch, (at + 1) * batch), slice(0, at * batch)
+                z = z_KPU[:active, now]
+                if at:
+                    gram = inner.products(now, seen, active).mul_(ages.since(at, batch))
+                    z.add_(_times(gram, back_KPU[:active, seen]))
+                    if pull_KPU is not None:
+                        z.add_(pull_KPU[:active, now], alpha=ages.glide(at))
+                h = z.relu_() if first.relu else z
+                goal = goals.at(step, active)
+                if self.above:
+                    here = {name: t[:active] for name, t in params_K.items()}
+                    ball = ball_K and {name: t[:active] for name, t in ball_K.items()}
+                    loss, dz = momentum_step(self.above, here, ball, h, goal, lr, beta, below=first)
+                else:
+                    dz, loss = outputs(h, goal)
+                back_KPU[:active, now] = dz
+                loss_K[:active].addcmul_(loss, size_SK[step, :active])
+            done_K = torch.from_numpy((plan.steps - begin).clip(0, end - begin)).to(x.device)
+            back_KSN = back_KPU.view(len(done_K), end - begin, -1)
+            trail.add(back_KSN, ages, done_K, first=begin == 0, last=end == steps)
+        rows_RU = trail.moved_RU.mul_(share_K[inner.owner_R].unsqueeze(1))
+        mean = {first.weight: torch.addmm(weight, rows_RU.T, x)}
+        if first.bias:
+            mean[first.bias] = anchor[first.bias] + rows_RU.sum(0)
+        numbers = [*mean.values(), loss_K, *params_K.values()]
         finite = torch.isfinite(torch.stack([t.sum() for t in numbers])).all()
-        return DualEnd(params_K, {first.weight: mean}, loss_K) if bool(finite) else None
+        return DualEnd(params_K, mean, loss_K) if bool(finite) else None
 
-    @staticmethod
-    def _move(
-        move_KNH: Tensor,
-        pull_KNH: Tensor,
-        dz: Tensor,
-        beta: float,
-        lr: float,
-        active: int,
-        seen: slice,
-        now: slice | Tensor,
-    ) -> None:
-        """Take the heavy ball's step of the coefficients of the clients at work."""
-        if isinstance(now, slice):
-            if not beta:
-                move_KNH[:active, now] = dz.mul_(-lr)
-                return
-            pull_KNH[:active, seen].mul_(beta)
-            pull_KNH[:active, now] = dz
-            every = slice(0, now.stop)
-            move_KNH[:active, every].add_(pull_KNH[:active, every], alpha=-lr)
+
+class _Ages:
+    """How far a heavy ball goes by a gradient, so many steps after it came."""
+
+    def __init__(self, lr: float, beta: float, steps: int, like: Tensor) -> None:
+        """Tabulate ``beta^i`` and ``-lr (1 + beta + ... + beta^(i - 1))`` for ``i`` up to so many steps."""
+        power = list(accumulate(repeat(beta, steps), operator.mul, initial=1.0))
+        gone = list(accumulate((-lr * p for p in power[:-1]), initial=0.0))
+        self.beta, self._gone = beta, gone
+        self.power_I, self.gone_I = like.new_tensor(power), like.new_tensor(gone)
+
+    def since(self, step: int, batch: int) -> Tensor:
+        """Give how far each example seen before a step has gone, ``[step * batch]``."""
+        return self.gone_I[1 : step + 1].flip(0).repeat_interleave(batch)
+
+    def glide(self, step: int) -> float:
+        """Give how far the velocity at step 0 has gone at a step."""
+        return self.beta * self._gone[step]
+
+
+class _Trail:
+    """Where clients have come by the end of a stretch, as coefficients of their examples."""
+
+    def __init__(self, inner: Inner, start_RU: Tensor) -> None:
+        """Begin at the model of the round."""
+        self._inner = inner
+        self.moved_RU = self._speed_RU = self.gained_RU = self.pull_RU = start_RU
+
+    def add(self, back_KSN: Tensor, ages: _Ages, done_K: Tensor, *, first: bool, last: bool) -> None:
+        """Add the gradients by the outputs in a stretch, of which each client has done so many steps."""
+        inner, owner_R = self._inner, self._inner.owner_R
+        age_KS = (done_K.unsqueeze(1) - torch.arange(back_KSN.shape[1], device=done_K.device)).clamp(min=0)
+        moved_RU = inner.collect(back_KSN * ages.gone_I[age_KS].unsqueeze(2))
+        if not first:
+            moved_RU.add_(self.moved_RU)
+            if ages.beta:
+                moved_RU.addcmul_(self._speed_RU, (ages.beta * ages.gone_I[done_K])[owner_R].unsqueeze(1))
+        self.moved_RU = moved_RU
+        if last:
             return
-        flat_dz = dz.reshape(-1, dz.shape[2])
-        if not beta:
-            move_KNH.view(-1, dz.shape[2]).index_add_(0, now, flat_dz, alpha=-lr)
-            return
-        pull_KNH[:active].mul_(beta)
-        pull_KNH.view(-1, dz.shape[2]).index_add_(0, now, flat_dz)
-        move_KNH[:active].add_(pull_KNH[:active], alpha=-lr)
+        self.gained_RU = inner.spread(moved_RU)
+        if ages.beta:
+            power_KS = ages.power_I[(age_KS - 1).clamp(min=0)].where(age_KS > 0, 0.0)
+            speed_RU = inner.collect(back_KSN * power_KS.unsqueeze(2))
+            if not first:
+                speed_RU.addcmul_(self._speed_RU, ages.power_I[done_K][owner_R].unsqueeze(1))
+            self._speed_RU, self.pull_RU = speed_RU, inner.spread(speed_RU)
 
 
-@dataclass(frozen=True)
-class Slots:
-    """The distinct examples of K clients, ``[K, N]``, and which of them a step sees."""
+def _outputs(x_RD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Give the outputs of a layer for rows of inputs; few of them take the order that suits a narrow product."""
+    if len(weight) > NARROW:
+        return F.linear(x_RD, weight, bias)
+    z = torch.mm(weight, x_RD.T).T.contiguous()
+    return z if bias is None else z.add_(bias)
 
-    rows_KN: Tensor
-    """Rows of the source of examples."""
-    flat_SKB: Tensor | None
-    """Slot of each example of a step, counted over all clients; None where step ``t`` sees the t-th ``batch`` slots."""
 
-    @classmethod
-    def of(
-        cls, plan: StackedPlan, plans: Sequence[NDArray[np.int64]], own: Sequence[NDArray[np.int64]], *, once: bool
-    ) -> Slots:
-        """Give the slots of stacked clients.
-
-        Args:
-            plan: their batches.
-            plans: the same as positions in each one's own data.
-            own: the row of every example of each, ``[1, n]``.
-            once: whether nobody sees an example twice.
-        """
-        device = plan.rows_SKB.device
-        if once:
-            return cls(plan.rows_SKB.transpose(0, 1).flatten(1), None)
-        rows_KN = pad(own)[0]
-        rows_KN = np.where(rows_KN >= 0, rows_KN, rows_KN[:, :1])
-        slot_SKB = np.maximum(pad(plans), 0) + np.arange(len(rows_KN))[None, :, None] * rows_KN.shape[1]
-        return cls(torch.from_numpy(rows_KN).to(device), torch.from_numpy(slot_SKB).to(device))
-
-    def flat(self, step: int, active: int) -> Tensor:
-        """Give the slots of a step of the first ``active`` clients, one after another."""
-        assert self.flat_SKB is not None
-        return self.flat_SKB[step, :active].reshape(-1)
+def _times(gram_KBS: Tensor, back_KSU: Tensor) -> Tensor:
+    """Give their product, in the order that is the faster one."""
+    narrow = back_KSU.shape[2] <= NARROW
+    return torch.bmm(back_KSU.mT, gram_KBS.mT).mT if narrow else torch.bmm(gram_KBS, back_KSU)
 
 
 def dual(module: nn.Module, layers: Sequence[Layer] | None) -> Dual | None:
-    """Give the dual form for a dense network whose first layer is wide enough, or None."""
-    if layers is None or len(layers) < 2:
+    """Give the dual form for a dense network, or None where there is none."""
+    if layers is None:
         return None
     units, features = module.get_parameter(layers[0].weight).shape
-    return Dual(layers, units, features) if units >= LEAST_UNITS else None
+    return Dual(layers, units, features)

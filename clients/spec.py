@@ -47,6 +47,8 @@ class ClientSpec:
         measure: what is measured beside the training; nothing unless it names probes.
         adapt: hyperparameters that each client sets from its own curvature; ``optimizer`` then holds the largest ones.
         precision: of the layers, see :mod:`fedmomentum.clients.precision`.
+        gram_memory: MiB that the inner products of the examples of all clients may take for a worker to keep them, see
+            :mod:`fedmomentum.clients.gram`.
         threads: torch threads of a worker; results depend on it, so it is fixed and never a matter of load.
 
     Raises:
@@ -65,6 +67,7 @@ class ClientSpec:
     device: str = "cpu"
     threads: int = 1
     precision: Precision = "float32"
+    gram_memory: float = 512.0
     clip_norm: float | None = None
     batch_norm: Literal["average", "local", "freeze"] = "average"
     method: str = "local_sgd"

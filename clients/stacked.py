@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
-from fedmomentum.clients.batches import StackedPlan, plan
+from fedmomentum.clients.batches import StackedPlan, pad, plan
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import Collector, Records
 from fedmomentum.clients.dense import Gradients, Layer, dense_gradients, goal, momentum_step, read_layers
-from fedmomentum.clients.dual import Dual, Slots, dual
+from fedmomentum.clients.dual import Dual, dual
 from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.fused import HeavyBall, heavy_ball
+from fedmomentum.clients.gram import Grams, Inner, Own, Seen, most_kept
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.looped import FULL_BATCH
 from fedmomentum.clients.network import Network
@@ -49,7 +50,9 @@ class _Group:
 class StackedTrainer:
     """Trains the clients of a block at once by ``torch.func.vmap``; equal to the loop to float tolerance."""
 
-    def __init__(self, spec: ClientSpec, network: Network, make_local: Callable[[float], LocalUpdate]) -> None:
+    def __init__(
+        self, spec: ClientSpec, network: Network, make_local: Callable[[float], LocalUpdate], examples: Examples
+    ) -> None:
         """Bind to a network without buffers; see :class:`~fedmomentum.clients.looped.LoopedTrainer`."""
         self.spec, self.network, self.make_local = spec, network, make_local
         self._lr = float(spec.optimizer["lr"])
@@ -57,6 +60,9 @@ class StackedTrainer:
         self._ball = heavy_ball(spec)
         self._layers = read_layers(network.module) if self._ball is not None else None
         self._dual = dual(network.module, self._layers)
+        if self._dual is not None:
+            most = most_kept(examples.data.sizes, self._dual.units, spec.gram_memory)
+            self._grams = Grams(examples, bias=self._dual.first.bias is not None, most=most)
         self._classes = spec.model.classes
 
     def _loss(self, params: Tree, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
@@ -105,7 +111,7 @@ class StackedTrainer:
         alike: list[tuple[list[int], bool]] = []
         for client in clients:
             n, (steps, batch) = counts[client], plans[client].shape
-            in_dual = dual is not None and dual.pays(n, steps / -(-n // batch))
+            in_dual = dual is not None and (n <= self._grams.most or dual.pays(n, steps / -(-n // batch)))
             if not alike or alike[-1][1] != in_dual or (in_dual and 2 * n <= counts[alike[-1][0][0]]):
                 alike.append(([], in_dual))
             alike[-1][0].append(client)
@@ -123,19 +129,27 @@ class StackedTrainer:
         assert self._ball is not None
         x, y, rows = examples.block(group.clients, group.plans)
         stacked = StackedPlan.of(rows, x)
-        once = all(p.size < n + p.shape[1] for p, n in zip(group.plans, group.counts, strict=True))
-        own = [] if once else examples.block(group.clients, [np.arange(n)[None] for n in group.counts])[2]
+        passes = [-(-len(p) // -(-n // p.shape[1])) for p, n in zip(group.plans, group.counts, strict=True)]
+        inner: Inner
+        if max(group.counts) > self._grams.most and max(passes) == 1:
+            chosen = stacked.rows_SKB.transpose(0, 1).flatten(1)
+            inner = Seen(
+                x.index_select(0, chosen.reshape(-1)).view(*chosen.shape, -1), bias=dual.first.bias is not None
+            )
+        else:
+            own = examples.own(group.clients).flatten(1)
+            inner = Own(own, np.maximum(pad(group.plans), 0), self._grams.of(group.clients))
         weights = torch.tensor([1.0 if collector.uniform else float(n) for n in group.counts], dtype=torch.float64)
         lr = self._lr * group.factor
         end = dual.train(
             records[ARRAYS],
-            x,
+            inner,
             stacked,
-            Slots.of(stacked, group.plans, own, once=once),
             goal(y[stacked.rows_SKB], stacked.weights_SKB, self._classes),
             (weights / weights.sum()).to(x),
             lr * self._ball.scale,
             self._ball.momentum,
+            stretch=-(-len(stacked.rows_SKB) // max(passes)),
         )
         if end is None:
             return False

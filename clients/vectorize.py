@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
+from fedmomentum.clients.convolved import convolved
 from fedmomentum.clients.dense import dense_gradients, read_layers
-from fedmomentum.clients.dual import EXAMPLES_PER_UNIT, MOST_PASSES, dual
+from fedmomentum.clients.dual import EXAMPLES_PER_UNIT, LEAST_UNITS, MOST_PASSES, dual
 from fedmomentum.clients.fused import fused_sgd, heavy_ball
+from fedmomentum.clients.gram import most_kept
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec, Vectorize
 from fedmomentum.errors import UserError
@@ -58,9 +62,9 @@ def choose(model: nn.Module, setting: Vectorize, device: str) -> tuple[bool, str
     return True, "a dense model: stacking saves dispatch"
 
 
-def training_path(network: Network, spec: ClientSpec) -> str:
-    """Say in words which code trains the clients of a spec, for the run folder."""
-    words = _training_path(network, spec)
+def training_path(network: Network, spec: ClientSpec, sizes: NDArray[np.integer]) -> str:
+    """Say in words which code trains the clients of a spec, of so many examples, for the run folder."""
+    words = _training_path(network, spec, sizes)
     if spec.precision == "float32":
         return words
     served = spec.precision == "tf32" or "autograd" in words
@@ -69,12 +73,13 @@ def training_path(network: Network, spec: ClientSpec) -> str:
     )
 
 
-def _training_path(network: Network, spec: ClientSpec) -> str:
+def _training_path(network: Network, spec: ClientSpec, sizes: NDArray[np.integer]) -> str:
     module, hyper = network.module, {k: v for k, v in spec.optimizer.items() if k != "name"}
     if not choose(module, spec.vectorize, spec.device)[0]:
         names, params = list(network.params), list(network.params.values())
         fused = spec.clip_norm is None and fused_sgd(spec.optimizer["name"], hyper, names, params) is not None
-        return "autograd, torch's fused SGD" if fused else "autograd, the rule itself"
+        gradients = "autograd" if convolved(network, spec) is None else "convolutions written out"
+        return f"{gradients}, torch's fused SGD" if fused else f"{gradients}, the rule itself"
     if dense_gradients(module) is None:
         return "vmap of autograd"
     if heavy_ball(spec) is None:
@@ -82,6 +87,10 @@ def _training_path(network: Network, spec: ClientSpec) -> str:
     form = dual(module, read_layers(module)) if spec.method == "local_sgd" and not spec.keep_state else None
     words = "batched products with the momentum built in"
     if form is None:
+        return words
+    if most := most_kept(sizes, form.units, spec.gram_memory):
+        return f"{words}; the first layer in dual form for up to {most} examples a client, their products kept"
+    if not form.above or form.units < LEAST_UNITS:
         return words
     most = EXAMPLES_PER_UNIT * form.units
     return f"{words}; the first layer in dual form for up to {most} examples a client and pass (at most {MOST_PASSES})"

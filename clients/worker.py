@@ -17,7 +17,7 @@ from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
 from fedmomentum.clients.central import CentralTask, test_centrally
 from fedmomentum.clients.collect import Collector, Records, moved, to_records
 from fedmomentum.clients.evaluate import evaluate
-from fedmomentum.clients.examples import Examples
+from fedmomentum.clients.examples import ALIGNMENT, Examples
 from fedmomentum.clients.fold import LARGE, Bundle, fold, model_bytes
 from fedmomentum.clients.heap import give_back
 from fedmomentum.clients.local import LocalUpdate
@@ -53,7 +53,7 @@ class Worker:
         self.examples = Examples(data, spec.device)
         self.stacked, self.reason = choose(self.network.module, spec.vectorize, spec.device)
         self._loop = LoopedTrainer(spec, self.network, self._local)
-        self._stack = StackedTrainer(spec, self.network, self._local) if self.stacked else None
+        self._stack = StackedTrainer(spec, self.network, self._local, self.examples) if self.stacked else None
         self._prober = self._make_prober()
         self._shelf = Shelf()
 
@@ -190,7 +190,3 @@ def _as_it_is(given: Tensor, own: Tensor) -> bool:
     depends on how it came: the bits of a client must not.
     """
     return given.dtype == own.dtype and own.is_contiguous() and given.data_ptr() % ALIGNMENT == 0
-
-
-ALIGNMENT = 64
-"""Bytes; torch's own allocations begin at multiples of it."""

@@ -33,6 +33,11 @@ class Engine(Block):
         description="MiB of what clients keep between rounds (control variates, velocities, their own batch norm) that "
         "stay in memory; the rest lies in a file in the run folder; null: no limit",
     )
+    gram_memory: NonNegative = Field(
+        default=512.0,
+        description="MiB that the inner products of the examples of all clients may take for workers to keep them: "
+        "dense networks on small clients train faster on them; rounding depends on whether they do; 0: never",
+    )
     precision: Literal["float32", "tf32", "bf16"] = Field(
         default="float32",
         description="of the layers of networks that train by autograd (convolutions, recurrent ones): tf32 (on a GPU) "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
 
@@ -17,6 +19,10 @@ ATTEMPTS = 3
 """Times that a block is tried before its clients are given up: it may be the block that kills the worker."""
 AHEAD = 2
 """Tasks that a worker holds at a time: the one it runs, and the next, so that it never waits for the driver."""
+
+LIGHT = 64 << 10
+"""Bytes of arrays up to which what a round broadcasts goes along with each task: shared memory would cost more time
+than another copy. Ray itself takes up to 100 KiB that way."""
 
 
 class RayExecutor:
@@ -74,7 +80,7 @@ class RayExecutor:
         results: list[Any] = [None] * len(tasks)
         deaths = [0] * len(tasks)
         began = time.perf_counter()
-        broadcast = ray.put(payload)
+        broadcast = payload if _size(payload) <= LIGHT else ray.put(payload)
         self.broadcast_seconds = time.perf_counter() - began
         waiting = deque(range(len(tasks)))
         running: dict[Any, tuple[int, int]] = {}
@@ -138,7 +144,7 @@ class RayExecutor:
 
     def test(self, task: Any, payload: Any) -> Answer:
         """Let a worker test a model while the others, and then all of them, go on with the next round."""
-        self._testing = _Test(self, task, ray.put(payload))
+        self._testing = _Test(self, task, payload if _size(payload) <= LIGHT else ray.put(payload))
         return self._testing
 
     def ask(self, attribute: str) -> Any:
@@ -153,6 +159,13 @@ class RayExecutor:
         """End the pool where it is this executor's own."""
         if self._owns_pool:
             self.pool.close()
+
+
+def _size(payload: Any) -> float:
+    """Give the bytes of the arrays in nested mappings; infinite where there is anything else."""
+    if isinstance(payload, Mapping):
+        return sum(_size(value) for value in payload.values())
+    return payload.nbytes if isinstance(payload, np.ndarray) else math.inf
 
 
 class _Test:

@@ -21,8 +21,9 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": _MALLOC,
 }
 _LOCAL_SETTINGS = {
-    "free_objects_period_milliseconds": 0,  # the objects of a round go before those of the next one come
+    "free_objects_period_milliseconds": 0,  # objects go a second late otherwise, beside the next ones
     "task_events_report_interval_ms": 0,  # a history of tasks that grows in every process, for a dashboard
+    "max_direct_call_object_size": 4 << 20,  # up to here answers skip shared memory, which takes longer
 }
 """Ray's own settings where a local one starts here; a cluster has its own."""
 PRELOAD = ("torch", "fedmomentum.clients.worker")

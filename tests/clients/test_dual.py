@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from fedmomentum.clients import dual as dual_form
+from fedmomentum.clients import gram, network
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.worker import Worker
 
@@ -22,11 +26,20 @@ RULES = [
 ]
 
 
+KEPT, MADE = 512.0, 0.0
+"""MiB for inner products: enough for all, or for none, which then are made where they are needed."""
+
+
+def everywhere(patch):
+    """Let the dual form pay for every client."""
+    patch.setattr(dual_form.Dual, "pays", lambda self, examples, passes: True)
+    patch.setattr(gram, "KEPT_EXAMPLES", 1000)
+
+
 @pytest.fixture
 def always(monkeypatch):
-    """Let every layer be wide enough, and count the groups that train in dual form."""
-    monkeypatch.setattr(dual_form, "LEAST_UNITS", 1)
-    monkeypatch.setattr(dual_form, "EXAMPLES_PER_UNIT", 1000)
+    """Let every client train in dual form, and count the groups that do."""
+    everywhere(monkeypatch)
     seen = []
     train = dual_form.Dual.train
 
@@ -56,10 +69,21 @@ def agree(found, plain, tolerance=2e-6):
         assert a == pytest.approx(b, rel=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+def dense(hidden, *, bias):
+    """Give a dense network for the images of the federation, with biases or without."""
+    torch.manual_seed(1)
+    layers = [nn.Flatten()]
+    for before, after in pairwise([36, *hidden, 3]):
+        layers += [nn.Linear(before, after, bias=bias), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+@settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6),
-    hidden=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    hidden=st.lists(st.integers(1, 9), max_size=3),
+    bias=st.booleans(),
+    kept=st.sampled_from([KEPT, MADE]),
     batch=st.integers(1, 12),
     work=st.one_of(
         st.fixed_dictionaries({"epochs": st.integers(1, 3)}), st.fixed_dictionaries({"steps": st.integers(1, 9)})
@@ -68,22 +92,30 @@ def agree(found, plain, tolerance=2e-6):
     uniform=st.booleans(),
     partial=st.booleans(),
 )
-def test_equals_the_plain_loop(sizes, hidden, batch, work, rule, uniform, partial):
+def test_equals_the_plain_loop(sizes, hidden, bias, kept, batch, work, rule, uniform, partial):
     data = federation(sizes)
     wanted = lambda vectorize: spec(  # noqa: E731
-        options={"hidden": hidden}, optimizer=rule, batch_size=batch, vectorize=vectorize, **{"epochs": None, **work}
+        options={"hidden": hidden},
+        optimizer=rule,
+        batch_size=batch,
+        vectorize=vectorize,
+        gram_memory=kept,
+        **{"epochs": None, **work},
     )
     effort = tuple(0.5 if k % 2 else 1.0 for k in range(len(sizes))) if partial else None
     task = train_task(range(len(sizes)), reduce=True, uniform=uniform, effort=effort)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dual_form, "LEAST_UNITS", 1)
-        patch.setattr(dual_form, "EXAMPLES_PER_UNIT", 1000)
+        everywhere(patch)
+        patch.setattr(network, "build", lambda model: dense(hidden, bias=bias))
         agree(*both(wanted, data, task))
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_it_is_the_dual_form_that_agrees(always, epochs):
-    agree(*both(lambda v: spec(vectorize=v, epochs=epochs), federation(), train_task(reduce=True)))
+@pytest.mark.parametrize("kept", [KEPT, MADE])
+@pytest.mark.parametrize("hidden", [[], [8]])
+def test_it_is_the_dual_form_that_agrees(always, epochs, kept, hidden):
+    wanted = lambda v: spec(options={"hidden": hidden}, vectorize=v, epochs=epochs, gram_memory=kept)  # noqa: E731
+    agree(*both(wanted, federation(), train_task(reduce=True)))
     assert always and all(always)
 
 
@@ -132,7 +164,7 @@ def test_the_choice_goes_by_the_width_of_the_layer_and_the_work_of_the_client(mo
     sizes = (70, 33, 32, 10, 31)
     for units, epochs, groups in ((31, 1, []), (32, 1, [2, 1]), (32, 2, [3, 1])):
         used.clear()
-        wanted = spec(options={"hidden": [units]}, vectorize="on", epochs=epochs)
+        wanted = spec(options={"hidden": [units]}, vectorize="on", epochs=epochs, gram_memory=MADE)
         Worker(wanted, federation(sizes)).run(train_task(range(5), reduce=True), records(wanted))
         assert used == groups  # like sizes together: 10 would be given room for three times as many
 
@@ -150,13 +182,15 @@ def test_blocks_do_not_change_what_a_client_contributes(always):
         np.testing.assert_allclose(x, np.average(each, axis=0, weights=SIZES), rtol=2e-6, atol=2e-6)
 
 
-def test_gradients_of_coefficients_are_checked_in_float64(always):
+@pytest.mark.parametrize("epochs", [1, 4])
+@pytest.mark.parametrize("kept", [KEPT, MADE])
+def test_gradients_of_coefficients_are_checked_in_float64(always, epochs, kept):
     """In float64 the two forms agree to the last digits, so what differs in float32 is rounding and nothing else."""
-    wanted, data = spec(vectorize="on"), federation()
+    wanted, data = spec(vectorize="on", epochs=epochs, gram_memory=kept), federation()
     worker = Worker(wanted, data)
     worker.network.module.double()
     worker.examples._x = worker.examples._x.double()
-    plain = Worker(spec(vectorize="off"), data)
+    plain = Worker(spec(vectorize="off", epochs=epochs), data)
     plain.network.module.double()
     plain.examples._x = plain.examples._x.double()
     sent = {"arrays": {n: a.astype(np.float64) for n, a in records(wanted)["arrays"].items()}}

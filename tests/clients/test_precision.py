@@ -68,4 +68,4 @@ def test_the_run_folder_says_where_bf16_has_no_effect():
         ("mlp", {}, "; in float32: bf16 is for autograd"),
     ):
         wanted = spec(model, **settings, precision="bf16")
-        assert training_path(Network(wanted.model), wanted).endswith(words)
+        assert training_path(Network(wanted.model), wanted, np.array([20])).endswith(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -9,32 +10,46 @@ from fedmomentum.clients.network import Network
 from fedmomentum.clients.vectorize import STACK_LIMIT, choose, training_path
 from fedmomentum.errors import UserError
 
-from .federation import spec
+from .federation import SIZES, spec
 
 ADAM = {"name": "adam", "lr": 0.01}
+IMAGE = {"options": {}, "shape": (1, 12, 12)}
 
 
 @pytest.mark.parametrize(
     ("model", "settings", "words"),
     [
-        ("logistic", {"options": {}}, "batched products with the momentum built in"),
+        (
+            "logistic",
+            {"options": {}},
+            "the first layer in dual form for up to 86 examples a client, their products kept",
+        ),
+        ("logistic", {"options": {}, "gram_memory": 0}, "batched products with the momentum built in"),
         (
             "mlp",
             {"options": {"hidden": [40]}},
+            "the first layer in dual form for up to 160 examples a client, their products kept",
+        ),
+        (
+            "mlp",
+            {"options": {"hidden": [40]}, "gram_memory": 0},
             "the first layer in dual form for up to 40 examples a client and pass (at most 2)",
         ),
-        ("mlp", {"options": {"hidden": [31]}}, "momentum built in"),
+        ("mlp", {"options": {"hidden": [31]}, "gram_memory": 0}, "momentum built in"),
         ("mlp", {"options": {"hidden": [40]}, "keep_state": True}, "momentum built in"),
         ("mlp", {"optimizer": ADAM}, "batched products, the rule itself"),
         ("mlp", {"vectorize": "off"}, "autograd, torch's fused SGD"),
         ("mlp", {"vectorize": "off", "optimizer": ADAM}, "autograd, the rule itself"),
-        ("cnn_small", {"options": {}, "shape": (1, 12, 12)}, "autograd, torch's fused SGD"),
-        ("cnn_small", {"options": {}, "shape": (1, 12, 12), "vectorize": "on"}, "vmap of autograd"),
+        ("cnn_small", IMAGE, "convolutions written out, torch's fused SGD"),
+        ("cnn_small", IMAGE | {"optimizer": ADAM}, "convolutions written out, the rule itself"),
+        ("cnn_small", IMAGE | {"vectorize": "off"}, "autograd, torch's fused SGD"),
+        ("cnn_fedavgm", IMAGE, "autograd, torch's fused SGD"),
+        ("cnn_small", IMAGE | {"vectorize": "on"}, "vmap of autograd"),
     ],
 )
 def test_the_path_in_words(model, settings, words):
     wanted = spec(model, **settings)
-    assert training_path(Network(wanted.model), wanted).endswith(words)
+    assert training_path(Network(wanted.model), wanted, np.array(SIZES)).endswith(words)
 
 
 def test_auto_goes_by_model_and_device_alone():
