@@ -1,10 +1,10 @@
 """What the recorded rules of ``vectorize: auto`` rest on: where which way of training a dense client is the faster one.
 
-``python -m benchmarks.vectorize [orders] [products] [stacking] [dual] [bare] [--repeats 5]``. Times are processor time
-of one thread, the shortest of interleaved repeats, so that a busy machine changes them little; a ratio above 1 says
-that the second way is the faster one. The figures settle ``NARROW`` (orders), whether ``clients/linear.py`` pays
-(products), ``STACK_LIMIT`` (stacking), ``EXAMPLES_PER_UNIT``, ``KEPT_EXAMPLES`` and ``KEPT_PER_OUTPUT`` (dual);
-``bare`` compares a worker with a plain loop.
+``python -m benchmarks.vectorize [orders] [products] [stacking] [dual] [convolved] [bare] [--repeats 5]``. Times are
+processor time of one thread, the shortest of interleaved repeats, so that a busy machine changes them little; a ratio
+above 1 says that the second way is the faster one. The figures settle ``NARROW`` (orders), whether
+``clients/linear.py`` pays (products), ``STACK_LIMIT`` (stacking), ``EXAMPLES_PER_UNIT``, ``KEPT_EXAMPLES`` and
+``KEPT_PER_OUTPUT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare`` compares a worker with a plain loop.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.workload import BATCH, EXAMPLES, LR, MODELS, MOMENTUM, client_data, network, train
+from fedmomentum.clients import convolved as convolutions_by_hand
 from fedmomentum.clients import dual as dual_form
 from fedmomentum.clients import gram, stacked
 from fedmomentum.clients.block import BlockTask
@@ -134,6 +135,59 @@ def _with(pays: bool, way: Callable[[], object]) -> None:
         way()
 
 
+def convolutions(
+    *, input_shape: Sequence[int], classes: int, channels: int, layers: int = 2, kernel: int = 3
+) -> torch.nn.Module:
+    """Give a network of convolutions, each pooled 2x2, and 128 units, as a user would write it."""
+    parts: list[torch.nn.Module] = []
+    before, size = input_shape[0], input_shape[1]
+    for depth in range(layers):
+        after = channels << depth
+        parts += [torch.nn.Conv2d(before, after, kernel, padding=kernel // 2), torch.nn.ReLU(), torch.nn.MaxPool2d(2)]
+        before, size = after, size // 2
+    head = torch.nn.Linear(before * size * size, 128), torch.nn.ReLU(), torch.nn.Linear(128, classes)
+    return torch.nn.Sequential(*parts, torch.nn.Flatten(), *head)
+
+
+def convolved(repeats: int) -> None:
+    """Convolutions by autograd against written-out ones."""
+    print("| image | channels | layers | batch | autograd ms | written out ms | ratio |\n|---|---|---|---|---|---|---|")
+    for shape, channels, layers, batch in CONVOLUTIONS:
+        model = {"name": "benchmarks.vectorize:convolutions", "channels": channels, "layers": layers}
+        with mock.patch.multiple(convolutions_by_hand, LEAST_CHANNELS=1, _uses_patches=lambda *_: True):
+            ways = [_convolution_task(shape, model, batch, vectorize) for vectorize in ("off", "auto")]
+            for way in ways:
+                way()
+        a, b = (1e3 * t for t in fastest(ways, repeats))
+        row = f"{'x'.join(map(str, shape))} | {channels} | {layers} | {batch} | {a:.3f} | {b:.3f} | {a / b:.2f}"
+        print(f"| {row} |", flush=True)
+
+
+CONVOLUTIONS = (
+    *(((1, 28, 28), channels, 2, batch) for channels in (4, 8, 16, 32) for batch in (1, 5, 20, 64)),
+    *(((1, 28, 28), channels, 1, 20) for channels in (4, 8, 16, 32)),
+    *(((3, 32, 32), channels, layers, 20) for channels in (8, 16, 32) for layers in (1, 3)),
+)
+
+
+def _convolution_task(shape: Sequence[int], model: dict[str, object], batch: int, way: str) -> Callable[[], object]:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((4 * batch, *shape), dtype=np.float32), rng.integers(0, 10, 4 * batch)
+    dataset = Dataset(name="noise", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
+    data = FederatedData.build(dataset, Partition(np.arange(len(y)), np.array([0, len(y)])))
+    options = {key: value for key, value in model.items() if key != "name"}
+    spec = ClientSpec(
+        model=ModelSpec(str(model["name"]), tuple(shape), 10, 0, options),
+        optimizer={"name": "heavy_ball", "lr": 0.001, "momentum": 0.9},
+        batch_size=batch,
+        vectorize=way,  # type: ignore[arg-type]
+    )
+    worker = Worker(spec, data)
+    sent = {"arrays": to_arrays(worker.network.tree())}
+    task = BlockTask(index=0, kind="train", round=1, clients=(0,))
+    return lambda: worker.run(task, sent)
+
+
 def bare(repeats: int) -> None:
     """A plain torch loop against a worker of ours, workload W, a client."""
     print("| model | precision | plain loop ms | ours ms | ratio |\n|---|---|---|---|---|")
@@ -165,7 +219,8 @@ def bare(repeats: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables."""
-    parts = {"orders": orders, "products": products, "stacking": stacking, "dual": dual, "bare": bare}
+    parts = {"orders": orders, "products": products, "stacking": stacking, "dual": dual}
+    parts |= {"convolved": convolved, "bare": bare}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[[], *parts], default=[])
     parser.add_argument("--repeats", type=int, default=5)

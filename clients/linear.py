@@ -24,7 +24,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @cache
 def _onednn() -> Callable[..., Tensor] | None:
-    """Find the product that torch's compiler calls; builds without oneDNN have none, others may want other arguments."""
+    """Find the product that torch's compiler calls; builds without oneDNN have none, some may want other arguments."""
     try:
         product: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
         product(torch.ones(1, 1), torch.ones(1, 1), None, "none", [], "")

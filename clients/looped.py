@@ -16,6 +16,7 @@ from torch.func import functional_call
 from fedmomentum.clients.batches import plan
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import Collector, Records
+from fedmomentum.clients.convolved import convolved
 from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.fused import fused_sgd
 from fedmomentum.clients.local import LocalUpdate, Place
@@ -51,6 +52,7 @@ class LoopedTrainer:
         self._names, self._params = list(network.params), list(network.params.values())
         clipped = spec.clip_norm is not None
         self._fused = None if clipped else fused_sgd(spec.optimizer["name"], hyper, self._names, self._params)
+        self._written = convolved(network, spec)
         self._lr = float(hyper["lr"])
         self._frozen = list(batch_norms(network.module).values()) if spec.batch_norm == "freeze" else []
         self._kept = norm_tensors(network.module) if spec.batch_norm == "local" else frozenset()
@@ -149,19 +151,16 @@ class LoopedTrainer:
         if local.begin is not None:
             first, state = local.begin(own, state, place)
             network.copy(first | network.buffers)
-        early = task.fold and plain and self.watch is None
+        early = task.fold and plain and self.watch is None and self._written is None
         total, seen = torch.zeros((), device=x.device), 0
         index = torch.from_numpy(rows).to(x.device)
         for step in range(len(rows)):
             chosen = index[step] if rows[step, -1] >= 0 else index[step][index[step] >= 0]
-            xb, yb = network.inputs(x.index_select(0, chosen)), y.index_select(0, chosen)
-            for p in self._params:
-                p.grad = None
-            with layers(self.spec.precision, self.spec.device):
-                outputs = network.module(xb)
-            loss = losses(wide(outputs, self.spec.precision), yb).mean()
-            with self._fused.while_backward() if self._fused is not None and early else nullcontext():
-                loss.backward()  # type: ignore[no-untyped-call]
+            xb, yb = x.index_select(0, chosen), y.index_select(0, chosen)
+            if self._written is not None:
+                loss = self._written.gradient(xb, yb)
+            else:
+                loss = self._backward(network.inputs(xb), yb, early)
             if self.watch is not None:
                 self.watch.step(client, step, len(rows))
             total += loss.detach() * len(chosen)
@@ -172,6 +171,8 @@ class LoopedTrainer:
                         self._fused.step()
                     continue
                 grads = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in params.items()}
+                if self._written is not None:  # its buffers are used again, and a method may keep a gradient
+                    grads = {n: g.clone() for n, g in grads.items()}
                 here = {n: p.detach() for n, p in params.items()}
                 if local.direction is not None:
                     there = replace(place, gradient=partial(self._gradient, xb=xb, yb=yb))
@@ -194,6 +195,17 @@ class LoopedTrainer:
             remembered = remembered | {NORM: {name: ends[name].clone() for name in sorted(self._kept)}}
         metrics = {"train_loss": float(total) / seen, "steps": float(len(rows)), "lr": lr}
         collector.add(client, records, count, metrics, remembered)
+
+    def _backward(self, xb: Tensor, yb: Tensor, early: bool) -> Tensor:
+        """Give the loss of a minibatch by autograd, with the gradients in ``.grad``, or with ``early`` used already."""
+        for p in self._params:
+            p.grad = None
+        with layers(self.spec.precision, self.spec.device):
+            outputs = self.network.module(xb)
+        loss = losses(wide(outputs, self.spec.precision), yb).mean()
+        with self._fused.while_backward() if self._fused is not None and early else nullcontext():
+            loss.backward()  # type: ignore[no-untyped-call]
+        return loss
 
     def _gradient(self, point: Tree, xb: Tensor, yb: Tensor) -> Tree:
         """Give the minibatch gradient at another point, without moving the network or its statistics."""

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from fedmomentum.clients.convolved import convolved
 from fedmomentum.clients.dense import dense_gradients, read_layers
 from fedmomentum.clients.dual import EXAMPLES_PER_UNIT, LEAST_UNITS, MOST_PASSES, dual
 from fedmomentum.clients.fused import fused_sgd, heavy_ball
@@ -77,7 +78,8 @@ def _training_path(network: Network, spec: ClientSpec, sizes: NDArray[np.integer
     if not choose(module, spec.vectorize, spec.device)[0]:
         names, params = list(network.params), list(network.params.values())
         fused = spec.clip_norm is None and fused_sgd(spec.optimizer["name"], hyper, names, params) is not None
-        return "autograd, torch's fused SGD" if fused else "autograd, the rule itself"
+        gradients = "autograd" if convolved(network, spec) is None else "convolutions written out"
+        return f"{gradients}, torch's fused SGD" if fused else f"{gradients}, the rule itself"
     if dense_gradients(module) is None:
         return "vmap of autograd"
     if heavy_ball(spec) is None:

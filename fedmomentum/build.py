@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedmomentum.build_data import build_data, options
+from fedmomentum.build_posterior import build_gaussian_posterior
 from fedmomentum.build_server import at_posterior, build_faults, build_strategy
 from fedmomentum.clients.block import Arrays
 from fedmomentum.clients.central import CentralTask, test_centrally
@@ -30,6 +31,7 @@ from fedmomentum.clients.worker import Worker
 from fedmomentum.data import Dataset, FederatedData
 from fedmomentum.errors import UserError
 from fedmomentum.events import Span
+from fedmomentum.gaussian_posterior import GaussianPosterior
 from fedmomentum.predicting import Predicting, build_predicting
 from fedmomentum.protocol import ARRAYS, LARGE
 from fedmomentum.simulation import flower
@@ -64,7 +66,7 @@ class Federation:
     network: Network
     strategy: Strategy
     faults: Faults
-    predicting: Predicting | None = None
+    predicting: Predicting | GaussianPosterior | None = None
 
     def initial_arrays(self) -> ArrayRecord:
         """Give the model that the rounds start from; it depends on the seed alone."""
@@ -255,7 +257,12 @@ def build(
     ):
         if asked and not batch_norms(network.module):
             raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
-    faults, judge = build_faults(scenario, data.clients), build_predicting(scenario, data, network, datasets)
+    judge: Predicting | GaussianPosterior | None
+    if np.issubdtype(data.y.dtype, np.floating):
+        judge = build_gaussian_posterior(scenario, data, network)
+    else:
+        judge = build_predicting(scenario, data, network, datasets)
+    faults = build_faults(scenario, data.clients)
     return Federation(scenario, data, checksum, spec, network, strategy, faults, judge)
 
 

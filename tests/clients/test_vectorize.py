@@ -13,6 +13,7 @@ from fedmomentum.errors import UserError
 from .federation import SIZES, spec
 
 ADAM = {"name": "adam", "lr": 0.01}
+IMAGE = {"options": {}, "shape": (1, 12, 12)}
 
 
 @pytest.mark.parametrize(
@@ -39,8 +40,11 @@ ADAM = {"name": "adam", "lr": 0.01}
         ("mlp", {"optimizer": ADAM}, "batched products, the rule itself"),
         ("mlp", {"vectorize": "off"}, "autograd, torch's fused SGD"),
         ("mlp", {"vectorize": "off", "optimizer": ADAM}, "autograd, the rule itself"),
-        ("cnn_small", {"options": {}, "shape": (1, 12, 12)}, "autograd, torch's fused SGD"),
-        ("cnn_small", {"options": {}, "shape": (1, 12, 12), "vectorize": "on"}, "vmap of autograd"),
+        ("cnn_small", IMAGE, "convolutions written out, torch's fused SGD"),
+        ("cnn_small", IMAGE | {"optimizer": ADAM}, "convolutions written out, the rule itself"),
+        ("cnn_small", IMAGE | {"vectorize": "off"}, "autograd, torch's fused SGD"),
+        ("cnn_fedavgm", IMAGE, "autograd, torch's fused SGD"),
+        ("cnn_small", IMAGE | {"vectorize": "on"}, "vmap of autograd"),
     ],
 )
 def test_the_path_in_words(model, settings, words):

@@ -77,3 +77,10 @@ def test_purposes_side_by_side_are_those_one_by_one() -> None:
 def test_a_chains_key_is_the_mix_of_its_number_and_the_generators() -> None:
     drawn = torch.randint(-(2**63), 2**63 - 1, (1,), generator=torch_stream(7, "noise"))
     assert torch.equal(noise.fold(drawn, torch.arange(64)), KEYS)
+
+
+def test_keys_of_steps_side_by_side_are_those_one_by_one() -> None:
+    numbers = [0, 5, -(2**63), 2**63 - 1]
+    wanted = torch.stack([noise.chain_keys(n, 3) for n in numbers])
+    assert torch.equal(noise.step_keys(numbers, 3), wanted)
+    assert torch.equal(noise.chain_keys(5, 3), noise.fold(torch.tensor(5), torch.arange(3)))
