@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from fedmomentum import scenario as scenarios
 from fedmomentum.course import Result
 from fedmomentum.data import load
+from fedmomentum.deployment import grid
 from fedmomentum.deployment.deploy import Following
 from fedmomentum.errors import UserError
 from fedmomentum.runs import Recorder, RunFolder, load_run
@@ -171,6 +172,44 @@ def test_a_client_that_never_answers_costs_its_own_reply(tmp_path):
     failures = load_run(result.folder).failures
     assert [(f["round"], f["client"], f["kind"]) for f in failures] == [(r, 1, "late") for r in (1, 2)]
     assert [row["replies"] for row in result.metrics[1:]] == [2, 2]
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def test_a_slow_client_is_waited_for_until_the_deadline(tmp_path, monkeypatch):
+    path, clock, here = scenario(tmp_path), Clock(), nodes(3)
+    monkeypatch.setattr(grid, "time", clock)
+    here[1].takes = [15.0]
+    result, _ = serve(path, here, clock=clock.monotonic, round_timeout=20)
+    assert [row["replies"] for row in result.metrics[1:]] == [3, 3]
+    assert clock.now >= 30.0
+    assert same_models(result.folder, simulate(path, tmp_path / "runs").folder)
+
+
+def test_an_answer_after_the_deadline_is_never_counted_and_its_client_is_soon_back(tmp_path, monkeypatch):
+    """It comes while a later round waits, and is not taken for that one's; rounds that are over are not caught up on."""
+    path, clock, here = scenario(tmp_path, rounds=6), Clock(), nodes(3)
+    monkeypatch.setattr(grid, "time", clock)
+    here[1].takes = [55.0, 14.0]  # done with round 1 in round 3; every later one takes less than the deadline
+    result, _ = serve(path, here, clock=clock.monotonic, round_timeout=20)
+    assert [row["replies"] for row in result.metrics[1:]] == [2, 2, 2, 2, 3, 3]
+    late = [(f["round"], f["client"], f["kind"]) for f in load_run(result.folder).failures]
+    assert late == [(r, 1, "late") for r in (1, 2, 3, 4)]
+    others = nodes(3)
+    others[1].mute = True
+    unheard, _ = serve(path, others, listeners=[After(4, lambda: setattr(others[1], "mute", False))])
+    assert same_models(result.folder, unheard.folder)
 
 
 class After:

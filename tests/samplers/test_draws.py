@@ -26,7 +26,7 @@ from fedmomentum.samplers.diagnostics import step_weighted_mean
 from fedmomentum.samplers.fields import field_of
 from fedmomentum.samplers.gradients import gradient_of, potential_of, value_and_gradient
 from fedmomentum.samplers.targets import gaussian
-from fedmomentum.streams import torch_stream
+from fedmomentum.streams import key, torch_stream
 from fedmomentum.trees import State, Tree
 
 
@@ -98,7 +98,7 @@ def test_how_many_transitions_are_made_at_once_changes_no_bit(
     whole = run(kernel, start, 40, seed=3)
     state = kernel.init(start)
     for t in range(40):
-        state, info = kernel.step(torch_stream(3, "sampler", step=t), state)
+        state, info = kernel.step(key(3, "sampler", step=t), state)
         assert torch.equal(state["position"]["x"], whole.samples["x"][t])
         assert all(torch.equal(getattr(info, n), whole.info[n][t]) for n in whole.info)
     monkeypatch.setattr("fedmomentum.samplers.draws.BLOCK", 7)

@@ -133,3 +133,10 @@ def test_the_numbers_of_a_transition_of_hmc_come_from_streams_of_their_own() -> 
             assert uncorrelated(momenta[:, 0, axis], share) and uncorrelated(momenta[:, 0, axis], shake)
     assert uncorrelated(chance[:, 0], share) and uncorrelated(chance[:, 0], shake)
     assert uncorrelated(chance[1:], chance[:-1]) and uncorrelated(chance[:, 1:], chance[:, :-1])
+
+
+def test_keys_of_steps_side_by_side_are_those_one_by_one() -> None:
+    numbers = [0, 5, -(2**63), 2**63 - 1]
+    wanted = torch.stack([noise.chain_keys(n, 3) for n in numbers])
+    assert torch.equal(noise.step_keys(numbers, 3), wanted)
+    assert torch.equal(noise.chain_keys(5, 3), noise.fold(torch.tensor(5), torch.arange(3)))
