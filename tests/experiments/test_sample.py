@@ -45,6 +45,7 @@ KERNELS = {
     "sghmc, hot": {"name": "sghmc", "step_size": 0.1, "friction": 0.3, "gradient_noise": 3.0, "correct": False},
     "baoab": {"name": "underdamped_langevin", "step_size": 0.5, "temperature": 0.5},
     "hmc": {"name": "hmc", "mass": "dense"},
+    "hmc, found": {"name": "hmc", "mass": "dense", "steps": None},
 }
 
 
@@ -73,7 +74,7 @@ def test_the_prediction_in_one_dimension_is_the_textbooks() -> None:
     assert float(found) == pytest.approx((2 * 0.2 * 1.5 + 0.2**2 * 3.0) / (1 - keep**2))
 
 
-@pytest.mark.parametrize("kernel", [SGLD, {"name": "hmc", "steps": 3}])
+@pytest.mark.parametrize("kernel", [SGLD, {"name": "hmc", "steps": 3}, {"name": "hmc", "steps": None}])
 def test_a_stopped_run_goes_on_to_the_same_draws(tmp_path: Path, kernel: dict[str, object]) -> None:
     scenario = load(write(tmp_path, kernel=kernel, thin=2)).scenario
     through = make(scenario)
@@ -130,6 +131,7 @@ def test_the_features_of_two_digits() -> None:
         ({"target": {"name": "gaussian", "covariance": [[1.0, 0.5], [0.0, 1.0]]}}, "symmetric"),
         ({"kernel": {"name": "nuts", "step_size": 0.1}}, "hmc"),
         ({"draws": 2}, "draws"),
+        ({"kernel": {"name": "hmc", "steps": None}, "chains": 3}, "3 chains cannot find one"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_place(tmp_path: Path, changes: dict[str, object], words: str) -> None:

@@ -20,6 +20,7 @@ from fedmomentum.samplers import (
     run,
     sghmc,
     sgld,
+    traced,
     underdamped_langevin,
 )
 from fedmomentum.samplers.diagnostics import step_weighted_mean
@@ -119,6 +120,22 @@ def test_a_potential_of_stacked_points_is_that_of_one() -> None:
         batched(lambda t: t["w"].sum()).both(at)
     with pytest.raises(ValueError, match="gradient of its own"):
         hmc(many, gradient=one.gradient, step_size=0.1)
+
+
+def test_a_potential_that_was_recorded_is_the_potential() -> None:
+    """At other points and for other numbers of chains; also where a resumed run asks first."""
+    field, mapped = traced(potential), field_of(potential)
+    for chains in (4, 2):
+        field.both(position(chains))
+        at = {name: 1.5 * x - 0.3 for name, x in position(chains).items()}
+        for a, b in zip(field.both(at), mapped.both(at), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-14, atol=1e-14)
+    wanted = run(hmc(potential, step_size=0.3, steps=3), position(2), 8)
+    first = run(hmc(potential, step_size=0.3, steps=3), position(2), 3)
+    rest = run(hmc(traced(potential), step_size=0.3, steps=3), None, 5, resume=first.state_dict())
+    torch.testing.assert_close(rest.samples["w"], wanted.samples["w"][3:], rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="one number a point"):
+        traced(lambda t: t["w"].sum(-1)).both(position(2))
 
 
 @pytest.mark.parametrize("name", KERNELS)
