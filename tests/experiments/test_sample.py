@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import yaml
 import fedmomentum as fm
 from fedmomentum.errors import UserError
 from fedmomentum.experiments import make
-from fedmomentum.experiments.law import predicted_covariance
+from fedmomentum.experiments.law import is_gaussian, limit, predicted_covariance
 from fedmomentum.experiments.sample import diabetes, make_target, two_digits
+from fedmomentum.samplers import targets
 from fedmomentum.scenario import ScenarioError, load
+from fedmomentum.scenario.sample import HmcKernel, SghmcKernel, SgldKernel
 
 SGLD = {"name": "sgld", "step_size": 0.1}
 
@@ -150,3 +153,17 @@ def test_what_has_no_law_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match=words):
         fm.run(write(tmp_path, **changes), out=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["banana", "funnel"])
+def test_a_law_of_gaussians_is_not_held_against_another_target(name: str) -> None:
+    """Of a bent valley or a funnel only HMC is predicted, and no step size is known to be too large."""
+    target = getattr(targets, name)()
+    assert not is_gaussian(target) and is_gaussian(
+        targets.gaussian(torch.ones(2), torch.diag(torch.tensor([1.0, 9.0])))
+    )
+    for kernel in (SgldKernel(name="sgld", step_size=0.1), SghmcKernel(name="sghmc", step_size=0.1)):
+        assert predicted_covariance(target, kernel) is None and limit(target, kernel) == math.inf
+    exact = predicted_covariance(target, HmcKernel(name="hmc"))
+    assert exact is not None
+    torch.testing.assert_close(exact, target.covariance)
