@@ -39,7 +39,8 @@ def times_of(law: Any, given: Any) -> dict[str, float]:
     """Give the microseconds of the parts of a transition."""
     import torch
 
-    from fedmomentum.samplers import Dense, hmc
+    from fedmomentum.samplers import Dense, batched, hmc, traced
+    from fedmomentum.samplers.fields import field_of
     from fedmomentum.samplers.leapfrog import kick
     from fedmomentum.samplers.transition import Luck, Point, flow_of, transition
     from fedmomentum.streams import key
@@ -53,6 +54,8 @@ def times_of(law: Any, given: Any) -> dict[str, float]:
     noise, patience = luck.normals[0], luck.patience[0]
     heat, x, p, force = noise.square().sum(-1) * 0.5, point.position, metric.momentum(noise), point.force
     assert scan is not None
+    recorded = traced(law.target.potential)
+    many, one_point = batched(lambda tree: law.target.field.both(tree)[0]), field_of(law.target.potential)
 
     def whole(number: int) -> Any:
         return transition(flow, point, noise, heat, patience, step_size=step, steps=number, metric=metric)
@@ -65,6 +68,9 @@ def times_of(law: Any, given: Any) -> dict[str, float]:
     return {
         "a leapfrog step": two - one,
         "  its gradient": gradient,
+        "  the same of batched(U), differentiated": once(lambda: many.gradient({"x": x})),
+        "  the same of traced(U), played back": once(lambda: recorded.gradient({"x": x})),
+        "  the same of a U of one point, mapped and differentiated": once(lambda: one_point.gradient({"x": x})),
         "  its drift": once(lambda: metric.drift(x, p, step)),
         "  its kick": once(lambda: kick(p, force, step, 1.0)),
         "the rest of a transition: momenta, a kick, energies, accept": rest,

@@ -21,6 +21,8 @@ from fedmomentum.clients.examples import Examples
 KEPT_EXAMPLES, KEPT_PER_OUTPUT = 90, 1.5
 """Examples of a client up to which its inner products are kept, and how many more for each output of the layer: up to
 there they have saved what they cost by the fifth round of the client, or earlier (benchmarks/vectorize.py)."""
+BYTES_A_CLIENT = 700
+"""What a tensor that is kept takes beside its numbers: most of it where a million clients have two examples each."""
 
 
 class Inner(Protocol):
@@ -82,12 +84,12 @@ def most_kept(sizes: NDArray[np.integer], outputs: int, limit: float) -> int:
     Args:
         sizes: examples of every client.
         outputs: of the first layer.
-        limit: MiB that the products of all clients may take, at 4 bytes each.
+        limit: MiB that the products of all clients may take, at 4 bytes each and ``BYTES_A_CLIENT`` beside them.
     """
     most = int(KEPT_EXAMPLES + KEPT_PER_OUTPUT * outputs)
     held = np.asarray(sizes, dtype=np.float64)
     held = held[held <= most]
-    return most if 4.0 * float(held @ held) <= limit * 2**20 else 0
+    return most if 4.0 * float(held @ held) + BYTES_A_CLIENT * len(held) <= limit * 2**20 else 0
 
 
 class Own:

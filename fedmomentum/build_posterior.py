@@ -94,6 +94,8 @@ def law_of(scenario: FederatedScenario, of: Quadratics, shares: Array, temperatu
     here: Any = {"lr": lr, "steps": _steps(scenario)}
     few = "no law where few clients take part: their choice is noise that changes the chain from round to round"
     match strategy.name:
+        case "fsgld" if strategy.conducive and not _diagonal(of):
+            return "no law of surrogates that do not fit: they are diagonal; see data.correlated"
         case "fsgld" if strategy.conducive:
             return laws.fsgld(of, shares, **here, temperature=temperature, conducive=True)
         case "fedsghmc":
@@ -146,6 +148,12 @@ def _obstacle(scenario: FederatedScenario, of: Quadratics) -> str | None:
         if odd:
             return f"no law with {name}"
     return None
+
+
+def _diagonal(of: Quadratics) -> bool:
+    """Say whether every client's curvature is diagonal, up to the rounding of its inputs."""
+    off = of.hessians * (1.0 - np.eye(of.dim))
+    return bool(np.abs(off).max(initial=0.0) < 1e-4 * np.abs(of.hessians).max())
 
 
 def _steps(scenario: FederatedScenario) -> int:

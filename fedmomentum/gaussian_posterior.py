@@ -23,8 +23,8 @@ MOMENTS = "posterior.json"
 """File of an arm: moments of the target, of the law of the run, and of the draws, with some of them."""
 ERRORS = 4.0
 """Monte-Carlo errors by which a measurement may miss its prediction."""
-ROUNDING = 1e-3
-"""Relative error that is allowed where a prediction has no Monte-Carlo error: models are float32."""
+ROUNDING, FLOOR = 1e-3, 1e-5
+"""Errors that float32 is allowed where a prediction has no Monte-Carlo error: relative, and in posterior variances."""
 FORGOTTEN = 0.05
 """Distance to the law's mean, in the posterior's deviations, below which the start counts as forgotten."""
 MOST_POINTS = 400
@@ -178,18 +178,20 @@ class GaussianPosterior:
 
 def _error(of: Expected) -> float:
     """Give the error of a prediction: the Monte-Carlo one, or what rounding leaves where there is none."""
-    return max(of.error, ROUNDING * of.value / ERRORS, 1e-12)
+    return max(of.error, ROUNDING * of.value / ERRORS, FLOOR / ERRORS)
 
 
 def _finding(claim: str, predicted: Expected, measured: float) -> Finding:
-    allowed = ERRORS * _error(predicted) / predicted.value
-    error = abs(measured - predicted.value) / predicted.value
+    nothing = predicted.value < FLOOR  # to rounding
+    value = FLOOR if nothing else predicted.value
+    allowed = 0.0 if nothing else ERRORS * _error(predicted) / value
+    error = max(measured - value, 0.0) / value if nothing else abs(measured - value) / value
     return Finding(
         claim=claim,
-        predicted=predicted.value,
+        predicted=value,
         measured=measured,
         unit="",
-        relation="equal",
+        relation="at_most" if nothing else "equal",
         relative_error=error,
         tolerance=allowed,
         holds=error <= allowed,

@@ -49,6 +49,7 @@ def draw_posterior(arms: Mapping[str, Path], *, folder: Path, question: str) -> 
 
 
 def _plane(axes: Axes, arms: Mapping[str, Any]) -> None:
+    target = next(iter(arms.values()))["target"]
     for (name, of), colour in zip(arms.items(), PALETTE, strict=False):
         points = np.array(of["points"])
         if points.shape[1] < 2:
@@ -57,9 +58,9 @@ def _plane(axes: Axes, arms: Mapping[str, Any]) -> None:
         if still:
             axes.plot(*points[-1], "X", color=colour, markersize=9, label=name or "model", zorder=4)
             continue
+        target = of["target"]  # a point has none of its own: its temperature is nobody's
         axes.plot(*points.T, "o", color=colour, markersize=2, alpha=0.3, markeredgewidth=0)
         axes.plot(*_ellipse(of["draws"]), color=colour, linewidth=1.8, label=name or "draws")
-    target = next(iter(arms.values()))["target"]
     axes.plot(*_ellipse(target), "--", color=INK, linewidth=1.3, label="posterior")
     axes.set_title("Draws, and ellipses of two deviations", fontsize=10, fontweight="normal")
     axes.set(xlabel="first weight", ylabel="second weight")

@@ -80,7 +80,7 @@ def quadratic(mean: Tensor, precision: Tensor) -> Field:
     def both(tree: Tree) -> tuple[Tensor, Tree]:
         away = tree["x"] - mean
         force = away @ precision
-        return (away * force).sum(-1) * 0.5, {"x": force}
+        return torch.linalg.vecdot(away, force) * 0.5, {"x": force}
 
     return Field(gradient, both, closed=True)
 

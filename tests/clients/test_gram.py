@@ -85,8 +85,9 @@ def test_own_inputs_lie_client_by_client():
 
 def test_the_rule_counts_clients_that_are_small_enough():
     most = 90 + 15
-    assert most_kept(np.array([most] * 64), 10, 64 * 4 * most**2 / 2**20) == most
-    assert most_kept(np.array([most] * 65), 10, 64 * 4 * most**2 / 2**20) == 0
+    assert most_kept(np.array([most] * 64), 10, 64 * (4 * most**2 + 700) / 2**20) == most
+    assert most_kept(np.array([most] * 65), 10, 64 * (4 * most**2 + 700) / 2**20) == 0
+    assert most_kept(np.full(1_000_000, 2), 10, 512.0) == 0  # a million tensors of four numbers
     assert most_kept(np.array([most, 10**6]), 10, 1.0) == most  # the large one has none to keep
     assert most_kept(np.array([5]), 10, 0.0) == 0
 
@@ -97,7 +98,7 @@ def test_the_limit_decides_for_all_clients_alike(monkeypatch):
     monkeypatch.setattr(
         Dual, "train", lambda self, *a, **k: (used.append(type(a[1]).__name__), train(self, *a, **k))[1]
     )
-    data, limit = federation((40, 40, 40)), 3 * 4 * 40**2 / 2**20
+    data, limit = federation((40, 40, 40)), 3 * (4 * 40**2 + 700) / 2**20
     for memory, kind in ((limit, "Own"), (0.99 * limit, "Seen")):
         used.clear()
         wanted = spec(options={"hidden": [40]}, vectorize="on", gram_memory=memory)
