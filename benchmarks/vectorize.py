@@ -1,10 +1,10 @@
 """What the recorded rules of ``vectorize: auto`` rest on: where which way of training a dense client is the faster one.
 
-``python -m benchmarks.vectorize [orders] [stacking] [dual] [convolved] [bare] [--repeats 5]``. Times are processor
-time of one thread, the shortest of interleaved repeats, so that a busy machine changes them little; a ratio above 1
-says that the second way is the faster one. The figures settle ``NARROW`` (orders), ``STACK_LIMIT`` (stacking),
-``EXAMPLES_PER_UNIT``, ``KEPT_EXAMPLES`` and ``KEPT_PER_OUTPUT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare``
-compares a worker with a plain loop.
+``python -m benchmarks.vectorize [orders] [products] [stacking] [dual] [convolved] [bare] [--repeats 5]``. Times are
+processor time of one thread, the shortest of interleaved repeats, so that a busy machine changes them little; a ratio
+above 1 says that the second way is the faster one. The figures settle ``NARROW`` (orders), whether
+``clients/linear.py`` pays (products), ``STACK_LIMIT`` (stacking), ``EXAMPLES_PER_UNIT``, ``KEPT_EXAMPLES`` and
+``KEPT_PER_OUTPUT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare`` compares a worker with a plain loop.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from fedmomentum.clients import dual as dual_form
 from fedmomentum.clients import gram, stacked
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import to_arrays
+from fedmomentum.clients.linear import linear
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.worker import Worker
 from fedmomentum.data import Dataset, FederatedData, Partition
@@ -56,6 +57,23 @@ def orders(repeats: int) -> None:
             h, w = torch.randn(CLIENTS, batch, features), torch.randn(CLIENTS, outputs, features)
             a, b = fastest([lambda: torch.bmm(h, w.mT), lambda: torch.bmm(w, h.mT).mT], 20 * repeats)  # noqa: B023
             print(f"| {outputs} | {features} | {batch} | {a * 1e6:.0f} | {b * 1e6:.0f} | {a / b:.2f} |")
+
+
+def products(repeats: int) -> None:
+    """Outputs of a layer for the inputs of 50 clients, and the mean of its weights, by torch and by oneDNN."""
+    print("| outputs | torch, outputs ms | oneDNN ms | ratio | torch, mean ms | oneDNN ms | ratio |")
+    print("|---" * 7 + "|")
+    rows = torch.randn(50 * EXAMPLES, 784)
+    for outputs in (10, 32, 64, 200):
+        weight, coefficients = torch.randn(outputs, 784), torch.randn(outputs, len(rows))
+        ways = [
+            partial(torch.nn.functional.linear, rows, weight),
+            partial(linear, rows, weight),
+            partial(torch.mm, coefficients, rows),
+            partial(linear, coefficients, rows.T),
+        ]
+        a, b, c, d = (1e3 * t for t in fastest(ways, 2 * repeats))
+        print(f"| {outputs} | {a:.2f} | {b:.2f} | {a / b:.2f} | {c:.2f} | {d:.2f} | {c / d:.2f} |")
 
 
 def _task(
@@ -201,7 +219,8 @@ def bare(repeats: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables."""
-    parts = {"orders": orders, "stacking": stacking, "dual": dual, "convolved": convolved, "bare": bare}
+    parts = {"orders": orders, "products": products, "stacking": stacking, "dual": dual}
+    parts |= {"convolved": convolved, "bare": bare}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[[], *parts], default=[])
     parser.add_argument("--repeats", type=int, default=5)

@@ -72,6 +72,16 @@ class StackedPlan:
             np.array([len(r) for r in rows]),
         )
 
+    @classmethod
+    def side_by_side(cls, plans: Sequence[NDArray[np.int64]], counts: Sequence[int], like: Tensor) -> StackedPlan:
+        """Stack plans of positions in each client's own examples, where all of these lie client by client."""
+        table, starts = pad(plans), np.cumsum([0, *counts[:-1]])
+        real = table >= 0
+        rows = np.maximum(table, 0) + starts[:, None]
+        kind = like.dtype if like.is_floating_point() else torch.float32
+        weights = torch.from_numpy(real).to(like.device, kind)
+        return cls(torch.from_numpy(rows).to(like.device), weights, np.array([len(plan) for plan in plans]))
+
     def active(self, step: int) -> int:
         """Give how many clients take part in a step: the first ones."""
         return int((self.steps > step).sum())
@@ -79,6 +89,8 @@ class StackedPlan:
 
 def pad(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Give ``[steps, K, batch]`` with -1 wherever a client has no example."""
+    if all(r.shape == rows[0].shape for r in rows):
+        return np.stack(rows, 1)
     shape = (max(len(r) for r in rows), len(rows), max(r.shape[1] for r in rows))
     table = np.full(shape, -1, dtype=np.int64)
     for k, r in enumerate(rows):

@@ -41,26 +41,34 @@ class Goal(NamedTuple):
     share: Tensor
     """``w_i / sum_j w_j`` of each example, ``[..., K, 1, B]``."""
     target: Tensor
-    """The share at each example's label and 0 elsewhere, ``[..., K, classes, B]``."""
+    """The share at each example's label and 0 elsewhere, or the numbers to meet, ``[..., K, classes, B]``."""
+    squares: bool = False
+    """Whether targets are numbers, and the loss is half the squared error."""
 
     def at(self, step: int, active: int) -> Goal:
         """Give the goal of one step of the first ``active`` clients, where the leading axis counts steps."""
-        return Goal(self.share[step, :active], self.target[step, :active])
+        return Goal(self.share[step, :active], self.target[step, :active], self.squares)
 
 
 def goal(labels: Tensor, weights: Tensor, classes: int) -> Goal:
-    """Give the goal of labels ``[..., K, B]`` with weights of the same shape; a batch without weight has none."""
+    """Give the goal of labels ``[..., K, B]`` with weights of that shape; a batch without weight has none.
+
+    Labels that are numbers are ``[..., K, B, classes]``.
+    """
     total = weights.sum(-1, keepdim=True)
     share = (weights / total.where(total > 0, 1.0)).unsqueeze(-2)
+    if labels.is_floating_point():
+        return Goal(share, labels.mT, squares=True)
     zeros = share.new_zeros(*labels.shape[:-1], classes, labels.shape[-1])
     target = zeros.scatter_(-2, labels.unsqueeze(-2), share)
     return Goal(share, target)
 
 
 def dense_gradients(module: nn.Module) -> Gradients | None:
-    """Give the gradient of the weighted mean cross entropy of a dense network, or None for any other network.
+    """Give the gradient of the weighted mean loss of a dense network, or None for any other network.
 
-    With ``h_0 = x`` and ``h_l = relu(W_l h_{l-1} + b_l)``: ``dz_L = w (softmax(z_L) - onehot(y)) / sum w``,
+    With ``h_0 = x`` and ``h_l = relu(W_l h_{l-1} + b_l)``: ``dz_L = w (softmax(z_L) - onehot(y)) / sum w`` for classes
+    and ``w (z_L - y) / sum w`` for numbers,
     ``dW_l = dz_l^T h_{l-1}``, ``db_l = sum_B dz_l``, ``dz_{l-1} = (dz_l W_l) * [h_{l-1} > 0]``.
     """
     layers = read_layers(module)
@@ -146,6 +154,10 @@ def forward(layers: Sequence[Layer], params: Tree, x: Tensor) -> list[Tensor]:
 def outputs(z: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
     """Give the gradient of the loss by the outputs ``z`` ``[K, B, classes]``, and the losses ``[K]``."""
     z = z.mT
+    if goal.squares:
+        off = z - goal.target
+        weighed = off * goal.share
+        return weighed.mT, 0.5 * (off * weighed).sum((1, 2))
     loss = torch.log_softmax(z, 1).mul_(goal.target).sum((1, 2)).neg_()
     return torch.softmax(z, 1).mul_(goal.share).sub_(goal.target).mT, loss
 

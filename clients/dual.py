@@ -22,11 +22,11 @@ from itertools import accumulate, repeat
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fedmomentum.clients.batches import StackedPlan
-from fedmomentum.clients.dense import NARROW, Goal, Layer, momentum_step, outputs
+from fedmomentum.clients.dense import NARROW, Goal, Layer, momentum_step
 from fedmomentum.clients.gram import Inner
+from fedmomentum.clients.linear import linear
 from fedmomentum.trees import Tree, expand
 
 EXAMPLES_PER_UNIT, MOST_PASSES = 1, 2
@@ -99,42 +99,49 @@ class Dual:
         ball_K = {name: torch.zeros_like(t) for name, t in params_K.items()} if beta else None
         loss_K = torch.zeros(len(plan.steps), dtype=x.dtype, device=x.device)
         size_SK = plan.weights_SKB.sum(2)
-        start_RU = _outputs(x, weight, bias)
+        start_RU = linear(x, weight, bias)
         ages, trail = _Ages(lr, beta, min(stretch, steps), x), _Trail(inner, start_RU)
+        since = ages.gone_I[1:].flip(0).repeat_interleave(batch)  # how far each example has gone, the last ones last
+        target = goals.target.neg() if not self.above else None
         for begin in range(0, steps, stretch):
             end = min(begin + stretch, steps)
             inner.begin(begin, end)
-            z_KPU = inner.choose(
-                start_RU if begin == 0 else start_RU + trail.gained_RU
-            )  # the outputs as steps see them
+            z_KPU = inner.choose(start_RU if begin == 0 else start_RU + trail.gained_RU)
             pull_KPU = inner.choose(trail.pull_RU) if begin and beta else None
-            back_KPU = torch.zeros_like(z_KPU)
+            whole = plan.active(end - 1) == len(loss_K)  # else the last steps leave rows as they are
+            back_KPU = torch.empty_like(z_KPU) if whole else torch.zeros_like(z_KPU)
             for step in range(begin, end):
                 active, at = plan.active(step), step - begin
                 now, seen = slice(at * batch, (at + 1) * batch), slice(0, at * batch)
                 z = z_KPU[:active, now]
                 if at:
-                    gram = inner.products(now, seen, active).mul_(ages.since(at, batch))
+                    gram = inner.products(now, seen, active).mul_(since[-at * batch :])
                     z.add_(_times(gram, back_KPU[:active, seen]))
                     if pull_KPU is not None:
                         z.add_(pull_KPU[:active, now], alpha=ages.glide(at))
+                back = back_KPU[:active, now]
+                if target is not None:
+                    share = goals.share[step, :active]
+                    torch.addcmul(target[step, :active], torch.softmax(z.mT, 1), share, out=back.mT)
+                    continue
+                here = {name: t[:active] for name, t in params_K.items()}
+                ball = ball_K and {name: t[:active] for name, t in ball_K.items()}
                 h = z.relu_() if first.relu else z
-                goal = goals.at(step, active)
-                if self.above:
-                    here = {name: t[:active] for name, t in params_K.items()}
-                    ball = ball_K and {name: t[:active] for name, t in ball_K.items()}
-                    loss, dz = momentum_step(self.above, here, ball, h, goal, lr, beta, below=first)
-                else:
-                    dz, loss = outputs(h, goal)
-                back_KPU[:active, now] = dz
+                loss, dz = momentum_step(self.above, here, ball, h, goals.at(step, active), lr, beta, below=first)
+                back.copy_(dz)
                 loss_K[:active].addcmul_(loss, size_SK[step, :active])
+            if target is not None:
+                z_SKUB = z_KPU.view(len(loss_K), end - begin, batch, -1).permute(1, 0, 3, 2)
+                loss_SK = (torch.log_softmax(z_SKUB, 2) * target[begin:end]).sum((2, 3))
+                loss_K.add_((loss_SK * size_SK[begin:end]).sum(0))
             done_K = torch.from_numpy((plan.steps - begin).clip(0, end - begin)).to(x.device)
             back_KSN = back_KPU.view(len(done_K), end - begin, -1)
             trail.add(back_KSN, ages, done_K, first=begin == 0, last=end == steps)
-        rows_RU = trail.moved_RU.mul_(share_K[inner.owner_R].unsqueeze(1))
-        mean = {first.weight: torch.addmm(weight, rows_RU.T, x)}
+        rows_UR = trail.moved_RU.new_empty(self.units, len(x))
+        torch.mul(trail.moved_RU.T, share_K[inner.owner_R], out=rows_UR)
+        mean = {first.weight: linear(rows_UR, x.T).add_(weight)}
         if first.bias:
-            mean[first.bias] = anchor[first.bias] + rows_RU.sum(0)
+            mean[first.bias] = anchor[first.bias] + rows_UR.sum(1)
         numbers = [*mean.values(), loss_K, *params_K.values()]
         finite = torch.isfinite(torch.stack([t.sum() for t in numbers])).all()
         return DualEnd(params_K, mean, loss_K) if bool(finite) else None
@@ -149,10 +156,6 @@ class _Ages:
         gone = list(accumulate((-lr * p for p in power[:-1]), initial=0.0))
         self.beta, self._gone = beta, gone
         self.power_I, self.gone_I = like.new_tensor(power), like.new_tensor(gone)
-
-    def since(self, step: int, batch: int) -> Tensor:
-        """Give how far each example seen before a step has gone, ``[step * batch]``."""
-        return self.gone_I[1 : step + 1].flip(0).repeat_interleave(batch)
 
     def glide(self, step: int) -> float:
         """Give how far the velocity at step 0 has gone at a step."""
@@ -171,7 +174,8 @@ class _Trail:
         """Add the gradients by the outputs in a stretch, of which each client has done so many steps."""
         inner, owner_R = self._inner, self._inner.owner_R
         age_KS = (done_K.unsqueeze(1) - torch.arange(back_KSN.shape[1], device=done_K.device)).clamp(min=0)
-        moved_RU = inner.collect(back_KSN * ages.gone_I[age_KS].unsqueeze(2))
+        gone_KS1 = ages.gone_I[age_KS].unsqueeze(2)
+        moved_RU = inner.collect(back_KSN.mul_(gone_KS1) if last else back_KSN * gone_KS1)
         if not first:
             moved_RU.add_(self.moved_RU)
             if ages.beta:
@@ -186,14 +190,6 @@ class _Trail:
             if not first:
                 speed_RU.addcmul_(self._speed_RU, ages.power_I[done_K][owner_R].unsqueeze(1))
             self._speed_RU, self.pull_RU = speed_RU, inner.spread(speed_RU)
-
-
-def _outputs(x_RD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Give the outputs of a layer for rows of inputs; few of them take the order that suits a narrow product."""
-    if len(weight) > NARROW:
-        return F.linear(x_RD, weight, bias)
-    z = torch.mm(weight, x_RD.T).T.contiguous()
-    return z if bias is None else z.add_(bias)
 
 
 def _times(gram_KBS: Tensor, back_KSU: Tensor) -> Tensor:

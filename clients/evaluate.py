@@ -1,4 +1,4 @@
-"""Loss and accuracy of a network on examples."""
+"""Loss of a network on examples, and its accuracy where they have classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from fedmomentum.models.objective import correct, losses
 
 
 def evaluate(network: Network, x: Tensor, y: Tensor, *, batch_size: int = 512) -> dict[str, float]:
-    """Give the mean cross-entropy ``loss`` and the ``accuracy`` in [0, 1] over all examples, in evaluation mode.
+    """Give the mean ``loss`` and the ``accuracy`` in [0, 1] over all examples, in evaluation mode.
+
+    Examples whose targets are numbers have a loss alone.
 
     Raises:
         ValueError: there are no examples.
@@ -25,5 +27,7 @@ def evaluate(network: Network, x: Tensor, y: Tensor, *, batch_size: int = 512) -
             targets = y[begin : begin + batch_size]
             outputs = network.module(network.inputs(x[begin : begin + batch_size]))
             loss += losses(outputs, targets).double().sum()
-            right += correct(outputs, targets).double().sum()
-    return {"loss": float(loss) / len(y), "accuracy": float(right) / len(y)}
+            if not y.is_floating_point():
+                right += correct(outputs, targets).double().sum()
+    found = {"loss": float(loss) / len(y)}
+    return found if y.is_floating_point() else found | {"accuracy": float(right) / len(y)}

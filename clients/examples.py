@@ -48,20 +48,23 @@ class Examples:
         y = torch.from_numpy(np.concatenate([y for _, y in shifted])).to(self.device)
         return x, y, [np.where(plan < 0, -1, plan + start) for plan, start in zip(plans, starts, strict=True)]
 
-    def own(self, clients: Sequence[int]) -> Tensor:
-        """Give the inputs of all training examples of clients, one client after another, in the order of their own.
+    def own(self, clients: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Give x and y of all training examples of clients, one client after another, in the order of their own.
 
-        Where they lie so in the data set nothing moves. Either way they begin where torch's own memory would begin:
+        Where they lie so in the data set nothing moves. Either way inputs begin where torch's own memory would begin:
         matrix products round otherwise elsewhere, and where data lie depends on the engine.
         """
         if self.data.shift is not None:
-            return torch.cat([torch.from_numpy(self.data.train_arrays(c)[0]) for c in clients]).to(self.device)
+            shifted = [self.data.train_arrays(client) for client in clients]
+            x, y = (torch.cat([torch.from_numpy(arrays[i]) for arrays in shifted]) for i in (0, 1))
+            return x.to(self.device), y.to(self.device)
         rows = np.concatenate([self.data.train_indices(client) for client in clients])
-        first = int(rows[0])
-        if rows[-1] - first == len(rows) - 1 and (np.diff(rows) == 1).all():
-            x = self._x[first : first + len(rows)]
-            return x if x.data_ptr() % ALIGNMENT == 0 else x.clone()
-        return self._x.index_select(0, torch.from_numpy(rows).to(self.device))
+        first, last = int(rows[0]), int(rows[-1])
+        if last - first == len(rows) - 1 and (np.diff(rows) == 1).all():
+            x, y = self._x[first : last + 1], self._y[first : last + 1]
+            return x if x.data_ptr() % ALIGNMENT == 0 else x.clone(), y
+        chosen = torch.from_numpy(rows).to(self.device)
+        return self._x.index_select(0, chosen), self._y.index_select(0, chosen)
 
     def validation(self, client: int) -> tuple[Tensor, Tensor]:
         """Give a client's validation examples, or its training examples where nothing was set aside."""

@@ -18,9 +18,11 @@ from torch.nn import functional as F
 
 from fedmomentum.clients.examples import Examples
 
-KEPT_EXAMPLES, KEPT_PER_OUTPUT = 80, 2
-"""Examples of a client up to which its inner products are kept, and how many more for each output of the layer: beyond,
-they are more work than weights of its own (benchmarks/vectorize.py)."""
+KEPT_EXAMPLES, KEPT_PER_OUTPUT = 90, 1.5
+"""Examples of a client up to which its inner products are kept, and how many more for each output of the layer: up to
+there they have saved what they cost by the fifth round of the client, or earlier (benchmarks/vectorize.py)."""
+BYTES_A_CLIENT = 700
+"""What a tensor that is kept takes beside its numbers: most of it where a million clients have two examples each."""
 
 
 class Inner(Protocol):
@@ -67,7 +69,7 @@ class Grams:
     def _of(self, client: int) -> Tensor:
         gram = self._known.get(client)
         if gram is None:
-            x = self._examples.own([client]).flatten(1)
+            x = self._examples.own([client])[0].flatten(1)
             gram = torch.mm(x, x.T)
             if self._one:
                 gram.add_(self._one)
@@ -82,52 +84,51 @@ def most_kept(sizes: NDArray[np.integer], outputs: int, limit: float) -> int:
     Args:
         sizes: examples of every client.
         outputs: of the first layer.
-        limit: MiB that the products of all clients may take, at 4 bytes each.
+        limit: MiB that the products of all clients may take, at 4 bytes each and ``BYTES_A_CLIENT`` beside them.
     """
-    most = KEPT_EXAMPLES + KEPT_PER_OUTPUT * outputs
+    most = int(KEPT_EXAMPLES + KEPT_PER_OUTPUT * outputs)
     held = np.asarray(sizes, dtype=np.float64)
     held = held[held <= most]
-    return most if 4.0 * float(held @ held) <= limit * 2**20 else 0
+    return most if 4.0 * float(held @ held) + BYTES_A_CLIENT * len(held) <= limit * 2**20 else 0
 
 
 class Own:
     """Clients' inputs in the order in which they hold them, with all products: for any number of passes."""
 
-    def __init__(self, x_RD: Tensor, plan_SKB: NDArray[np.int64], grams: Sequence[Tensor]) -> None:
+    def __init__(self, x_RD: Tensor, rows_SKB: Tensor, grams: Sequence[Tensor]) -> None:
         """Stack clients.
 
         Args:
             x_RD: all inputs of one client after another.
-            plan_SKB: their batches as positions in each one's own inputs; any of them where there is no example.
+            rows_SKB: which of them each step sees; any of the client's own where there is no example.
             grams: inner products of each.
         """
         self.x_RD, self._grams, self._sizes = x_RD, grams, [len(gram) for gram in grams]
-        plan_KSB, sizes = np.ascontiguousarray(plan_SKB.transpose(1, 0, 2)), np.array(self._sizes)
-        starts = np.cumsum(sizes) - sizes
-        self.owner_R = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(x_RD.device)
-        self._columns_KSB = torch.from_numpy(plan_KSB).to(x_RD.device)
-        self._slots_KSB = torch.from_numpy(plan_KSB + starts[:, None, None]).to(x_RD.device)
+        sizes = torch.tensor(self._sizes, device=x_RD.device)
+        self.owner_R = torch.arange(len(sizes), device=x_RD.device).repeat_interleave(sizes)
+        self._rows_KSB = rows_SKB.transpose(0, 1).contiguous()
+        self._columns_KSB = self._rows_KSB - (sizes.cumsum(0) - sizes).view(-1, 1, 1)
         most = max(self._sizes)
         self._inner_RN = torch.cat([g if len(g) == most else F.pad(g, (0, most - len(g))) for g in grams])
 
     def begin(self, first: int, last: int) -> None:
         """Choose the rows of the products."""
         self._columns_KP = self._columns_KSB[:, first:last].flatten(1)
-        self._slots = self._slots_KSB[:, first:last].reshape(-1)
-        self._rows_KPN = self.choose(self._inner_RN)
+        self._rows = self._rows_KSB[:, first:last].reshape(-1)
+        self._inner_KPN = self.choose(self._inner_RN)
 
     def choose(self, rows_RU: Tensor) -> Tensor:
         """Give the rows of the examples that the steps of the stretch see."""
-        return rows_RU.index_select(0, self._slots).view(*self._columns_KP.shape, -1)
+        return rows_RU.index_select(0, self._rows).view(*self._columns_KP.shape, -1)
 
     def collect(self, seen_KSN: Tensor) -> Tensor:
         """Sum up numbers of the examples that steps see by their rows."""
-        seen = seen_KSN.view(len(self._slots), -1)
-        return seen.new_zeros(len(self.x_RD), seen.shape[1]).index_add_(0, self._slots, seen)
+        seen = seen_KSN.view(len(self._rows), -1)
+        return seen.new_zeros(len(self.x_RD), seen.shape[1]).index_add_(0, self._rows, seen)
 
     def products(self, now: slice, seen: slice, active: int) -> Tensor:
         """Choose the columns of the products."""
-        rows, columns = self._rows_KPN[:active, now], self._columns_KP[:active, seen]
+        rows, columns = self._inner_KPN[:active, now], self._columns_KP[:active, seen]
         return rows.gather(2, columns.unsqueeze(1).expand(-1, rows.shape[1], -1))
 
     def spread(self, rows_RU: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
-from fedmomentum.clients.batches import StackedPlan, pad, plan
+from fedmomentum.clients.batches import StackedPlan, plan
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import Collector, Records
 from fedmomentum.clients.dense import Gradients, Layer, dense_gradients, goal, momentum_step, read_layers
@@ -59,7 +59,9 @@ class StackedTrainer:
         self._gradients: Gradients = dense_gradients(network.module) or vmap(grad_and_value(self._loss))
         self._ball = heavy_ball(spec)
         self._layers = read_layers(network.module) if self._ball is not None else None
-        self._dual = dual(network.module, self._layers)
+        # the dual form writes out the gradient of the cross entropy
+        numbers = np.issubdtype(examples.data.y.dtype, np.floating)
+        self._dual = None if numbers else dual(network.module, self._layers)
         if self._dual is not None:
             most = most_kept(examples.data.sizes, self._dual.units, spec.gram_memory)
             self._grams = Grams(examples, bias=self._dual.first.bias is not None, most=most)
@@ -127,18 +129,18 @@ class StackedTrainer:
     ) -> bool:
         """Train clients with the first layer in dual form; False where one of them has numbers that are not finite."""
         assert self._ball is not None
-        x, y, rows = examples.block(group.clients, group.plans)
-        stacked = StackedPlan.of(rows, x)
         passes = [-(-len(p) // -(-n // p.shape[1])) for p, n in zip(group.plans, group.counts, strict=True)]
         inner: Inner
         if max(group.counts) > self._grams.most and max(passes) == 1:
+            x, y, rows = examples.block(group.clients, group.plans)
+            stacked = StackedPlan.of(rows, x)
             chosen = stacked.rows_SKB.transpose(0, 1).flatten(1)
-            inner = Seen(
-                x.index_select(0, chosen.reshape(-1)).view(*chosen.shape, -1), bias=dual.first.bias is not None
-            )
+            seen = x.index_select(0, chosen.reshape(-1)).view(*chosen.shape, -1)
+            inner = Seen(seen, bias=dual.first.bias is not None)
         else:
-            own = examples.own(group.clients).flatten(1)
-            inner = Own(own, np.maximum(pad(group.plans), 0), self._grams.of(group.clients))
+            x, y = examples.own(group.clients)
+            stacked = StackedPlan.side_by_side(group.plans, group.counts, x)
+            inner = Own(x.flatten(1), stacked.rows_SKB, self._grams.of(group.clients))
         weights = torch.tensor([1.0 if collector.uniform else float(n) for n in group.counts], dtype=torch.float64)
         lr = self._lr * group.factor
         end = dual.train(

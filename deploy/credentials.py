@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make what a federation with TLS and authenticated nodes needs: a CA, the SuperLink's certificate, keys of nodes.
+"""Make what a federation with TLS and authenticated nodes needs: a CA, the SuperLink's certificate, keys, a secret.
 
 python deploy/credentials.py FOLDER --host fl.example.org --host 192.0.2.7 --node hospital-a --node hospital-b
 

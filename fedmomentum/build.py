@@ -44,6 +44,7 @@ from fedmomentum.translate import factor, model_options, optimizer
 from fedmomentum.trees import num_bytes
 
 if TYPE_CHECKING:
+    from fedmomentum.gaussian_posterior import GaussianPosterior
     from fedmomentum.scenario import FederatedScenario
     from fedmomentum.scenario.client import Client
     from fedmomentum.simulation.ray_pool import RayPool
@@ -64,7 +65,7 @@ class Federation:
     network: Network
     strategy: Strategy
     faults: Faults
-    predicting: Predicting | None = None
+    predicting: Predicting | GaussianPosterior | None = None
 
     def initial_arrays(self) -> ArrayRecord:
         """Give the model that the rounds start from; it depends on the seed alone."""
@@ -255,7 +256,14 @@ def build(
     ):
         if asked and not batch_norms(network.module):
             raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
-    faults, judge = build_faults(scenario, data.clients), build_predicting(scenario, data, network, datasets)
+    judge: Predicting | GaussianPosterior | None
+    if np.issubdtype(data.y.dtype, np.floating):
+        from fedmomentum.build_posterior import build_gaussian_posterior  # scipy.linalg takes its time to import
+
+        judge = build_gaussian_posterior(scenario, data, network)
+    else:
+        judge = build_predicting(scenario, data, network, datasets)
+    faults = build_faults(scenario, data.clients)
     return Federation(scenario, data, checksum, spec, network, strategy, faults, judge)
 
 

@@ -78,7 +78,9 @@ class Predicting:
         """Give what the model in the network is worth, and what the average over the kept draws is.
 
         Keys: ``ece`` (calibration error), ``entropy`` and ``ood_entropy`` of the model, and the same of the average,
-        with ``posterior_`` before them, as well as ``posterior_accuracy``, ``posterior_nll``, ``posterior_draws``.
+        with ``posterior_`` before them, as well as ``posterior_accuracy``, ``posterior_nll``, ``posterior_draws``, and
+        ``posterior_gain``, by how many nats an example the average is likelier than the model alone. ``ood_gap`` and
+        ``posterior_ood_gap`` are how much more unsure predictions are of the other data than of the test set.
         """
         here = self._probabilities()
         row, self._bins = self._judged("", *here), {"model": self._table(here[0])}
@@ -94,6 +96,7 @@ class Predicting:
             row["posterior_draws"] = float(len(self.draws))
             row["posterior_accuracy"] = float((mean.argmax(1) == self.y).double().mean())
             row["posterior_nll"] = negative_log_likelihood(mean, self.y)
+            row["posterior_gain"] = negative_log_likelihood(here[0], self.y) - row["posterior_nll"]
             self._bins["posterior"] = self._table(mean)
         return row
 
@@ -107,7 +110,10 @@ class Predicting:
             f"{prefix}ece": calibration_error(reliability(probabilities, self.y)),
             f"{prefix}entropy": entropy(probabilities),
         }
-        return row if unlike is None else row | {f"{prefix}ood_entropy": entropy(unlike)}
+        if unlike is None:
+            return row
+        unsure = entropy(unlike)
+        return row | {f"{prefix}ood_entropy": unsure, f"{prefix}ood_gap": unsure - row[f"{prefix}entropy"]}
 
     def _table(self, probabilities: Tensor) -> dict[str, list[float | None]]:
         columns = reliability(probabilities, self.y)._asdict()

@@ -14,6 +14,7 @@ from fedmomentum.events import End, Listener, Start
 from fedmomentum.interrupts import StopAfterRound
 from fedmomentum.runs import RunFolder, load_run
 from fedmomentum.runs.atomic import NotWrittenError
+from fedmomentum.runs.findings import write_findings
 from fedmomentum.scenario import FederatedScenario
 from fedmomentum.simulation.actors import Actors
 
@@ -192,14 +193,28 @@ class Running(Course):
                 checkpoints.export(latest[0], done)
                 if federation.predicting is not None:
                     federation.predicting.save(folder.path)
+                    self._find(arm.name, federation, folder)
             for listener in listeners:
                 with lenient:
                     listener.end(End(status, done, arm.name, message))
 
+    def _find(self, arm: str, federation: Federation, folder: RunFolder) -> None:
+        """Keep what was predicted of the draws of an arm beside what was measured."""
+        from fedmomentum.gaussian_posterior import GaussianPosterior
+
+        judge = federation.predicting
+        if not isinstance(judge, GaussianPosterior):
+            return
+        found = judge.findings()
+        write_findings(folder.path, found)
+        self.result.findings[arm] = [dict(finding) for finding in found]
+        if judge.unpredicted:
+            self.warn(f"{arm}: {judge.unpredicted}".removeprefix(": "))
+
     def draw(self) -> None:
         """Draw the metrics over rounds, and write down (and draw) who holds what."""
         from fedmomentum.data import summarise
-        from fedmomentum.report import draw_outcome, draw_partition, draw_probes, draw_reliability
+        from fedmomentum.report import draw_outcome, draw_partition, draw_posterior, draw_probes, draw_reliability
 
         question = self.loaded.scenario.question or self.result.name
         if self.pictures:
@@ -210,6 +225,7 @@ class Running(Course):
         if self.pictures:
             places = {arm.name: self.folder.arm(arm.name).path for arm in self.loaded.arms}
             draw_reliability(places, folder=self.folder.plots, question=question)
+            draw_posterior(places, folder=self.folder.plots, question=question)
         splits: dict[str, list[str]] = {}
         for arm, federation in self.federations.items():
             if federation.data.y.ndim == 1:

@@ -113,10 +113,10 @@ def _predictions(result: Result) -> str:
 def find_pictures(folder: Path) -> list[Path]:
     """Give the pictures of a run, the one to look at first.
 
-    That is accuracy over bytes or over a setting, where there is such a picture; then accuracy over rounds, then other
-    metrics, then the partition.
+    That is accuracy over bytes or over a setting, where there is such a picture; then draws beside their posterior, or
+    accuracy over rounds, then other metrics, then the partition.
     """
-    order = {"accuracy": 1, "loss": 2, "partition": 4, "predictions": 5}
+    order = {"posterior": 1, "accuracy": 1, "loss": 2, "partition": 4, "predictions": 5}
     return sorted(
         Path(folder).glob("plots/*.png"),
         key=lambda path: (0 if path.stem.startswith("accuracy-") else order.get(path.stem, 3), path.stem),

@@ -24,10 +24,10 @@ class Dataset:
     Args:
         name: what it is called in messages and provenance.
         x: ``[N, *shape]``; images are float32 ``[N, channels, H, W]`` in [0, 1], tokens are int64 ``[N, T]``.
-        y: ``[N]`` int64 classes, or ``[N, T]`` where every token has a target.
+        y: ``[N]`` int64 classes, ``[N, T]`` where every token has a target, or numbers, float32 ``[N, classes]``.
         test_x: ``[M, *shape]``, the central test set.
-        test_y: ``[M]`` or ``[M, T]``.
-        classes: labels are in ``0 .. classes - 1``.
+        test_y: as ``y``.
+        classes: labels are in ``0 .. classes - 1``; of numbers, how many an example has.
         groups: ``[N]`` int64, the natural client of each training example; None where there is none.
 
     Raises:
@@ -36,9 +36,9 @@ class Dataset:
 
     name: str
     x: Array
-    y: Ints
+    y: Array
     test_x: Array
-    test_y: Ints
+    test_y: Array
     classes: int
     groups: Ints | None = None
 
@@ -51,8 +51,13 @@ class Dataset:
                 raise UserError(
                     f"data set '{self.name}': {part}x has {len(x)} examples but {part}y has {len(y)} labels"
                 )
+            if np.issubdtype(y.dtype, np.floating) and y.shape[1:] == (self.classes,):
+                continue
             if not np.issubdtype(y.dtype, np.integer):
-                raise UserError(f"data set '{self.name}': {part}y has dtype {y.dtype}; labels must be integers")
+                raise UserError(
+                    f"data set '{self.name}': {part}y has dtype {y.dtype}; labels must be integers, or numbers of "
+                    f"shape [{len(y)}, {self.classes}]"
+                )
             low, high = int(y.min()), int(y.max())
             if low < 0 or high >= self.classes:
                 raise UserError(

@@ -9,6 +9,7 @@ from fedmomentum.data.arguments import check_options, choose
 from fedmomentum.data.dataset import Dataset
 from fedmomentum.data.digits import digits
 from fedmomentum.data.fashion_mnist import fashion_mnist
+from fedmomentum.data.least_squares import least_squares
 from fedmomentum.data.npz import npz
 from fedmomentum.data.private import private
 from fedmomentum.data.synthetic import synthetic
@@ -17,6 +18,7 @@ from fedmomentum.data.text import text
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
     "fashion_mnist": fashion_mnist,
+    "least_squares": least_squares,
     "npz": npz,
     "private": private,
     "synthetic": synthetic,

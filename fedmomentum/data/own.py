@@ -43,7 +43,8 @@ def read_own(path: str | Path, wanted: Wanted) -> tuple[Array, Ints]:
     - a file ``.npz`` with the arrays ``x`` and ``y``, see :func:`fedmomentum.data.npz.npz`;
     - a file ``.csv`` with a heading, a column ``label``, and numbers in all others, in the order of the features;
     - a folder with two IDX files, ``*idx3-ubyte`` (images) and ``*idx1-ubyte`` (labels), gzipped or plain;
-    - a folder with a folder of images for each class, named 0, 1, ... or, all classes present, sorted by name.
+    - a folder with a folder of images for each class, named 0, 1, ... or, all classes present, sorted by name;
+    - a folder with one file ``.npz`` or ``.csv`` and nothing of the above.
 
     Args:
         path: the file or folder.
@@ -53,7 +54,7 @@ def read_own(path: str | Path, wanted: Wanted) -> tuple[Array, Ints]:
         UserError: there is nothing of the kind, or the examples are not as wanted; the message says what is and what
             would be right, and holds no example.
     """
-    place = Path(path).expanduser()
+    place = _only(Path(path).expanduser())
     if place.is_dir():
         x, y = _folder(place, wanted)
     elif not place.is_file():
@@ -86,6 +87,16 @@ def own_data(x: Array, y: Ints, *, classes: int, client: int, validation: float,
     return FederatedData("own", x, y, x[:0], y[:0], classes, split, validation, None, seed)
 
 
+def _only(place: Path) -> Path:
+    """Give the one table in a folder that holds neither IDX files nor folders, or the place itself."""
+    if not place.is_dir() or any(entry.is_dir() or "-ubyte" in entry.name for entry in place.iterdir()):
+        return place
+    tables = sorted(entry for entry in place.iterdir() if entry.suffix in (".npz", ".csv"))
+    if len(tables) > 1:
+        raise UserError(f"{place}: {tables[0].name} and {tables[1].name}; name the file that is meant")
+    return tables[0] if tables else place
+
+
 def _check(place: Path, x: Array, y: Ints, wanted: Wanted) -> None:
     if len(x) == 0:
         raise UserError(f"{place}: holds no examples")
@@ -112,7 +123,9 @@ def _folder(place: Path, wanted: Wanted) -> tuple[Array, Ints]:
         )
     classes = sorted(entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
-        raise UserError(f"{place}: holds neither IDX files nor a folder of images for each class")
+        raise UserError(
+            f"{place}: holds neither one .npz or .csv file, nor IDX files, nor a folder of images for each class"
+        )
     return _pictures(place, _numbered(place, classes, wanted), wanted)
 
 

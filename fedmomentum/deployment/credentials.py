@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,11 +18,14 @@ from cryptography.x509.oid import NameOID
 from fedmomentum.errors import UserError
 
 CA, CA_KEY, CERTIFICATE, KEY = "ca.crt", "ca.key", "server.crt", "server.key"
+SECRET = "superexec.secret"
 Key: TypeAlias = ec.EllipticCurvePrivateKey
 
 
 def make_server(folder: Path, hosts: Sequence[str], *, days: int = 365) -> None:
-    """Write a CA and the certificate of a SuperLink: ``ca.crt``, ``ca.key``, ``server.crt``, ``server.key``.
+    """Write a CA, the certificate of a SuperLink, and the secret by which it knows what starts its server apps.
+
+    The files are ``ca.crt``, ``ca.key``, ``server.crt``, ``server.key`` and ``superexec.secret``.
 
     Args:
         folder: is made, for its owner alone.
@@ -31,7 +35,7 @@ def make_server(folder: Path, hosts: Sequence[str], *, days: int = 365) -> None:
     Raises:
         UserError: there are keys already (they are never overwritten), or the folder cannot be written to.
     """
-    _new(folder, CA, CA_KEY, CERTIFICATE, KEY)
+    _new(folder, CA, CA_KEY, CERTIFICATE, KEY, SECRET)
     ca_key, key = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP384R1())
     issuer = _name("fedmomentum federation CA")
     ca = (
@@ -55,6 +59,7 @@ def make_server(folder: Path, hosts: Sequence[str], *, days: int = 365) -> None:
     _write(folder / CERTIFICATE, server.public_bytes(pem), secret=False)
     _write(folder / CA_KEY, _private(ca_key, serialization.PrivateFormat.PKCS8))
     _write(folder / KEY, _private(key, serialization.PrivateFormat.PKCS8))
+    _write(folder / SECRET, secrets.token_hex(32).encode())
 
 
 def make_node(folder: Path, name: str) -> tuple[Path, Path]:

@@ -18,6 +18,11 @@ from fedmomentum.protocol import GRADIENT_QUERY, NUM_EXAMPLES
 from fedmomentum.simulation import flower
 from fedmomentum.simulation.grid import RoundReport
 
+POLL = 0.25
+"""Seconds between two looks for replies."""
+SLACK = 10.0
+"""Seconds after the deadline of a round at which Flower drops its messages; clocks of nodes may be off by as much."""
+
 
 class DeployedGrid(Grid):
     """Sends the messages of a round to the nodes that are the clients, and waits for replies until a deadline.
@@ -33,7 +38,7 @@ class DeployedGrid(Grid):
     """
 
     def __init__(
-        self, roster: Roster, *, timeout: float, arrived: Callable[[], None] = lambda: None, poll: float = 0.25
+        self, roster: Roster, *, timeout: float, arrived: Callable[[], None] = lambda: None, poll: float = POLL
     ) -> None:
         """Begin with nothing sent."""
         self.roster, self.timeout, self.arrived, self.poll = roster, timeout, arrived, poll
@@ -70,10 +75,7 @@ class DeployedGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages to clients that are there."""
-        asked = list(messages)
-        ids = list(self._inner.push_messages([self._addressed(message) for message in asked]))
-        self._sent.update(zip(ids, asked, strict=True))
-        return ids
+        return self._push(list(messages), None)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Give the replies that have come, as replies of clients."""
@@ -85,12 +87,17 @@ class DeployedGrid(Grid):
         return found
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send messages and give a reply for each: the client's own, or an error that says what became of it."""
+        """Send messages and give a reply for each: the client's own, or an error that says what became of it.
+
+        What a node has not begun by the deadline it is not to begin any more: a SuperNode works through its messages
+        one after another, and one that was slow once would spend the rounds after that on rounds that are over.
+        """
         asked = list(messages)
         self._begin(asked)
         there = [m for m in asked if self.roster.member(m.metadata.dst_node_id) is not None]
-        deadline = time.monotonic() + (self.timeout if timeout is None else min(timeout, self.timeout))
-        left = dict(zip(self.push_messages(there), there, strict=True)) if there else {}
+        seconds = self.timeout if timeout is None else min(timeout, self.timeout)
+        deadline = time.monotonic() + seconds
+        left = dict(zip(self._push(there, seconds + SLACK), there, strict=True)) if there else {}
         replies: dict[int, Message] = {}
         while left:
             for reply in self.pull_messages(list(left)):
@@ -102,7 +109,7 @@ class DeployedGrid(Grid):
                 time.sleep(self.poll)
         for key in left:  # an answer that comes after the deadline belongs to no round
             self._sent.pop(key, None)
-        late = f"no answer within the {self.timeout if timeout is None else timeout:g} s that the round waits"
+        late = f"no answer within the {seconds:g} s that the round waits"
         for message in asked:
             client = message.metadata.dst_node_id
             if client not in replies:
@@ -130,7 +137,13 @@ class DeployedGrid(Grid):
         self.report.preliminary = any(m.metadata.message_type == GRADIENT_QUERY for m in messages)
         self.report.bytes_down += sum(_size(message.content) for message in messages)
 
-    def _addressed(self, message: Message) -> Message:
+    def _push(self, asked: Sequence[Message], lives: float | None) -> list[str]:
+        """Send messages to clients that are there; Flower drops what no node took within the seconds that they live."""
+        ids = list(self._inner.push_messages([self._addressed(message, lives) for message in asked]))
+        self._sent.update(zip(ids, asked, strict=True))
+        return ids
+
+    def _addressed(self, message: Message, lives: float | None) -> Message:
         """Give a message to a client as one to its node; records are shared, not copied."""
         client = message.metadata.dst_node_id
         member = self.roster.member(client)
@@ -139,7 +152,8 @@ class DeployedGrid(Grid):
         terms = replace(self.roster.terms, client=client).record()
         content = RecordDict({**message.content, TERMS: terms})
         meta = message.metadata
-        return Message(content, member.node, meta.message_type, ttl=meta.ttl, group_id=meta.group_id)
+        ttl = meta.ttl if lives is None else min(meta.ttl, lives)
+        return Message(content, member.node, meta.message_type, ttl=ttl, group_id=meta.group_id)
 
     def _checked(self, reply: Message, client: int) -> Message:
         """Give a node's reply as its client's, or the error that it amounts to."""

@@ -217,7 +217,7 @@ class Roster:
         here = list(here)
         text = f"{len(here)} of {needed} clients are there after {self.timeout:g} s (node-timeout)"
         gone = [client for client in range(self.partitions) if client not in here and client not in self.excluded]
-        if not self.numbers and gone and needed <= self.partitions:
+        if not self.numbers and gone and needed == self.partitions:  # else any would do
             shown = ", ".join(map(str, gone[:10])) + (f" and {len(gone) - 10} more" if len(gone) > 10 else "")
             text += f"; missing: client{'s' if len(gone) > 1 else ''} {shown}"
         for node, (reason, _) in sorted(self.refused.items()):

@@ -19,7 +19,7 @@ def predicted_covariance(target: Target, kernel: Any) -> Tensor | None:
     - SGLD ``(T + g V / 2) / h / (1 - g h / 2)``;
     - SGHMC ``(T / h) r / (1 - eta h / (2 (2 - al)))``, with ``r = 1`` where the gradient noise is corrected for and
       ``1 + eta V / (2 al T)`` where it is not;
-    - BAOAB ``T / h`` without gradient noise; HMC ``1 / h``.
+    - BAOAB ``T / h`` without gradient noise; HMC ``1 / h``, and the target's own covariance whatever the target is.
 
     Args:
         target: with a covariance.
@@ -35,6 +35,8 @@ def predicted_covariance(target: Target, kernel: Any) -> Tensor | None:
     match kernel.name:
         case "hmc":
             found = variances
+        case _ if not is_gaussian(target):
+            return None
         case "sgld":
             g = kernel.step_size
             found = (kernel.temperature + g * kernel.gradient_noise / 2) / h / (1 - g * h / 2)
@@ -50,9 +52,19 @@ def predicted_covariance(target: Target, kernel: Any) -> Tensor | None:
     return result
 
 
+def is_gaussian(target: Target) -> bool:
+    """Say whether ``dU(x) = C^-1 (x - mean)``, at two deviations either way along every axis of the covariance C."""
+    if target.mean is None or target.covariance is None:
+        return False
+    variances, axes = torch.linalg.eigh(target.covariance)
+    away = 2.0 * torch.cat([axes * variances.sqrt(), -axes * variances.sqrt()], 1).T
+    wanted = torch.linalg.solve(target.covariance, away.T).T
+    return bool(torch.allclose(target.gradient({"x": target.mean + away})["x"], wanted, rtol=1e-6, atol=1e-9))
+
+
 def limit(target: Target, kernel: Any) -> float:
     """Give the largest stable step size of a kernel on a Gaussian; infinite where it is not known."""
-    if target.covariance is None:
+    if target.covariance is None or not is_gaussian(target):
         return math.inf
     most = float(1.0 / torch.linalg.eigvalsh(target.covariance).min())
     match kernel.name:

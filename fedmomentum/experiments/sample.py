@@ -177,10 +177,16 @@ class SampleExperiment:
                 )  # fmt: skip
                 size = warm.step_size if k.step_size is None else torch.full_like(warm.step_size, k.step_size)
                 inverse: Tensor = warm.metric.inverse_mass  # type: ignore[attr-defined]
-                self._warm = {"step_size": size, "inverse_mass": inverse, "position": warm.position["x"]}
+                found = torch.tensor(warm.steps)
+                self._warm = {
+                    "step_size": size, "inverse_mass": inverse, "position": warm.position["x"], "steps": found
+                }  # fmt: skip
             inverse = self._warm["inverse_mass"]
             metric = Dense(inverse) if inverse.ndim == 2 else Diagonal(inverse)
-            kernel = hmc(target.field, step_size=self._warm["step_size"], steps=k.steps, metric=metric)
+            kernel = hmc(
+                target.field, step_size=self._warm["step_size"], steps=int(self._warm["steps"]), metric=metric,
+                random_steps=k.random_steps or k.steps is None,
+            )  # fmt: skip
             return kernel, {"x": self._warm["position"]}
         options: dict[str, Any] = {"step_size": k.step_size, "temperature": k.temperature}
         if k.gradient_noise:
@@ -228,6 +234,7 @@ class SampleExperiment:
             row["kinetic_temperature"] = float(torch.cat(self.heat).mean())
         if self._warm:
             row["step_size"] = float(self._warm["step_size"].mean())
+            row["steps"] = float(self._warm["steps"])
         return row
 
     def findings(self) -> Sequence[Finding]:

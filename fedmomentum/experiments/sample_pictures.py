@@ -92,7 +92,8 @@ def _ratios(axes: Any, files: Mapping[str, dict[str, Any]]) -> None:
         axes.plot(np.trace(of["covariance"]) / whole, place, "o", color=colour, markersize=7)
         if "predicted_covariance" in of:
             axes.plot(np.trace(of["predicted_covariance"]) / whole, place, "|", color=INK, markersize=18)
-    axes.plot([], [], "|", color=INK, markersize=10, linestyle="none", label="predicted")
+    if any("predicted_covariance" in of for of in files.values()):
+        axes.plot([], [], "|", color=INK, markersize=10, linestyle="none", label="predicted")
     axes.plot([], [], "o", color=GREY, linestyle="none", label="measured")
     axes.axvline(1.0, color=GREY, linewidth=0.8)
     axes.set_yticks(places, list(files))

@@ -26,14 +26,39 @@ def logistic(*, input_shape: Sequence[int], classes: int, init: Literal["zero", 
     """
     layer = nn.Linear(math.prod(input_shape), classes)
     nn.init.zeros_(layer.bias)
+    _begin(layer, init, "logistic")
+    return nn.Sequential(OrderedDict(flatten=nn.Flatten(), fc=layer))
+
+
+def linear(
+    *, input_shape: Sequence[int], classes: int, bias: bool = False, init: Literal["zero", "small"] = "zero"
+) -> nn.Module:
+    """Give a linear model, ``W x``, for answers that are numbers.
+
+    Args:
+        input_shape: an example's shape; it is flattened.
+        classes: numbers that an answer has.
+        bias: add a constant to each; it starts at zero.
+        init: as for :func:`logistic`.
+
+    Raises:
+        UserError: ``init`` is neither.
+    """
+    layer = nn.Linear(math.prod(input_shape), classes, bias=bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    _begin(layer, init, "linear")
+    return nn.Sequential(OrderedDict(flatten=nn.Flatten(), fc=layer))
+
+
+def _begin(layer: nn.Linear, init: str, name: str) -> None:
     match init:
         case "zero":
             nn.init.zeros_(layer.weight)
         case "small":
             nn.init.normal_(layer.weight, std=0.01)
         case _:
-            raise UserError(f"model 'logistic': init must be 'zero' or 'small', not {init!r}")
-    return nn.Sequential(OrderedDict(flatten=nn.Flatten(), fc=layer))
+            raise UserError(f"model '{name}': init must be 'zero' or 'small', not {init!r}")
 
 
 def mlp(*, input_shape: Sequence[int], classes: int, hidden: Sequence[int] = (200,)) -> nn.Module:

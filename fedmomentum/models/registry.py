@@ -13,7 +13,7 @@ from torch import nn
 from fedmomentum.errors import UserError
 from fedmomentum.models.convolutional import cnn_fedavgm, cnn_mcmahan, cnn_small
 from fedmomentum.models.custom import import_factory
-from fedmomentum.models.dense import logistic, mlp
+from fedmomentum.models.dense import linear, logistic, mlp
 from fedmomentum.models.recurrent import gru, lstm
 from fedmomentum.models.resnet import resnet
 from fedmomentum.streams import key
@@ -26,6 +26,7 @@ class Factory(Protocol):
 
 
 MODELS: Mapping[str, Factory] = {
+    "linear": linear,
     "logistic": logistic,
     "mlp": mlp,
     "cnn_small": cnn_small,

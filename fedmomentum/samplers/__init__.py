@@ -4,7 +4,7 @@ from fedmomentum.samplers.adaptation import Adapted, window_adaptation
 from fedmomentum.samplers.as_rule import as_rule, rekey
 from fedmomentum.samplers.cyclical import Cyclical
 from fedmomentum.samplers.draws import Draws, run
-from fedmomentum.samplers.fields import Field, batched
+from fedmomentum.samplers.fields import Field, batched, traced
 from fedmomentum.samplers.gradients import gradient_of, minibatch, noisy, potential_of
 from fedmomentum.samplers.hmc import HMCInfo, hmc
 from fedmomentum.samplers.kernel import Estimate, Gradient, Kernel, LangevinInfo, Potential
@@ -40,6 +40,7 @@ __all__ = [
     "run",
     "sghmc",
     "sgld",
+    "traced",
     "underdamped_langevin",
     "window_adaptation",
 ]

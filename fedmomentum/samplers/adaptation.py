@@ -18,7 +18,7 @@ from fedmomentum.samplers.lengths import LEAST, ROUND, LengthSearch, chees_slope
 from fedmomentum.samplers.metric import Dense, Diagonal, Metric
 from fedmomentum.samplers.ravel import chains, unravel
 from fedmomentum.samplers.transition import Luck, Point, Proposal, acceptance_of, common, flow_of, times, transition
-from fedmomentum.streams import torch_stream
+from fedmomentum.streams import key
 from fedmomentum.trees import Tree
 
 MEMORY = 50.0
@@ -194,7 +194,7 @@ def window_adaptation(
         return x.mean(0, keepdim=True).expand(number) if pool else x
 
     def lucks(steps: range) -> Luck:
-        return Luck.draw([torch_stream(seed, "warmup", step=at) for at in steps], flat)
+        return Luck.draw([key(seed, "warmup", step=at) for at in steps], flat)
 
     def move(point: Point, luck: Luck, at: int, step_size: Tensor, count: int) -> tuple[Point, Proposal, Tensor]:
         noise = luck.normals[at] * heat

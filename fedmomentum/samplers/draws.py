@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedmomentum.samplers.kernel import Kernel
-from fedmomentum.streams import torch_stream
+from fedmomentum.streams import key
 from fedmomentum.trees import State, Tree
 
 BLOCK = 64
@@ -55,7 +55,7 @@ def run(
 ) -> Draws:
     """Make ``steps`` transitions and keep the draws ``burn_in + thin``, ``burn_in + 2 thin``, ...
 
-    Step t has a stream of its own, ``torch_stream(seed, "sampler", step=t)``, and steps are counted from the very
+    Step t has a key of its own, ``streams.key(seed, "sampler", step=t)``, and steps are counted from the very
     start, so ``run(n + m)`` equals ``run(n)`` followed by ``run(m, resume=...)``.
 
     Args:
@@ -86,13 +86,13 @@ def run(
     reports: list[Any] = []
     for first in range(done, end, block):
         times = range(first, min(first + block, end))
-        generators = [torch_stream(seed, "sampler", step=t) for t in times]
+        keys = [key(seed, "sampler", step=t) for t in times]
         if kernel.scan is None:
-            state, info = kernel.step(generators[0], state)
+            state, info = kernel.step(keys[0], state)
             samples = {name: x.unsqueeze(0) for name, x in state["position"].items()}
             infos = type(info)(*(x.unsqueeze(0) for x in info))
         else:
-            state, samples, infos = kernel.scan(generators, state)
+            state, samples, infos = kernel.scan(keys, state)
         wanted = [
             t - first for t in times if t >= burn_in and (t + 1 - burn_in) % thin == 0 and (keep is None or keep(t))
         ]

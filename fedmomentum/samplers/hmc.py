@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -81,11 +82,11 @@ def hmc(
         raise ValueError("need step_size > 0, steps >= 1, temperature > 0 and jitter in [0, 1)")
     field, base = field_of(potential, gradient), common(step_size)
 
-    def scan(generators: Sequence[torch.Generator], state: State) -> tuple[State, Tree, HMCInfo]:
+    def scan(keys: Sequence[int], state: State) -> tuple[State, Tree, HMCInfo]:
         position, count = state["position"], state["step"]["count"]
         point, flow = Point.of(state), flow_of(field, position)
         x = point.position
-        luck = Luck.draw(generators, x)
+        luck = Luck.draw(keys, x)
         noise = luck.normals.mul_(temperature**0.5)  # in place: its rows stay aligned
         scales = [1.0 + jitter * u for u in luck.shake]
         numbers = [luck.number(t, steps) if random_steps else steps for t in range(len(scales))]
@@ -100,12 +101,14 @@ def hmc(
         )
         points: list[Tensor] = []
         ends: list[tuple[Tensor, ...]] = []
-        for momenta, heat, patience, scale, number in rows:
-            point, proposal = transition(
-                flow, point, momenta, heat, patience, step_size=times(base, scale, x), steps=number, metric=mass
-            )
-            points.append(point.position)
-            ends.append(proposal[2:])
+        with torch.inference_mode() if field.closed else nullcontext():
+            for momenta, heat, patience, scale, number in rows:
+                point, proposal = transition(
+                    flow, point, momenta, heat, patience, step_size=times(base, scale, x), steps=number, metric=mass
+                )
+                points.append(point.position)
+                ends.append(proposal[2:])
+        point = Point(*(part.clone() for part in point))  # what was made in inference mode is not for others
         before, after, error, accepted = (torch.stack(column) for column in zip(*ends, strict=True))
         scaled = torch.tensor(scales, dtype=torch.float64, device=x.device).unsqueeze(-1).expand(error.shape)
         info = HMCInfo(
@@ -118,8 +121,8 @@ def hmc(
         )
         return point.state(position, count + len(points)), unravel(torch.stack(points), position), info
 
-    def step(generator: torch.Generator, state: State) -> tuple[State, HMCInfo]:
-        state, _, info = scan([generator], state)
+    def step(key: int, state: State) -> tuple[State, HMCInfo]:
+        state, _, info = scan([key], state)
         return state, HMCInfo(*(x[0] for x in info))
 
     return Kernel(lambda position: hmc_init(field, position), step, scan)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-import torch
 from torch import Tensor
 
 from fedmomentum.trees import State, Tree
@@ -27,22 +26,22 @@ class KernelInit(Protocol):
 
 
 class KernelStep(Protocol):
-    """Make one transition of every chain; the generator is asked for one number, whatever C is."""
+    """Make one transition of every chain; all that is random in it is a function of a key, 64 bits, and the chain."""
 
-    def __call__(self, generator: torch.Generator, state: State) -> tuple[State, Any]: ...  # noqa: D102
+    def __call__(self, key: int, state: State) -> tuple[State, Any]: ...  # noqa: D102
 
 
 class KernelScan(Protocol):
-    """Make T transitions, a generator each: ``step`` again and again, bit for bit, at less of Python a step.
+    """Make T transitions, a key each: ``step`` again and again, bit for bit, at less of Python a step.
 
     It gives the state after the last of them, and of each the position ``[T, C, *shape]`` and the info ``[T, C]``.
     """
 
-    def __call__(self, generators: Sequence[torch.Generator], state: State) -> tuple[State, Tree, Any]: ...  # noqa: D102
+    def __call__(self, keys: Sequence[int], state: State) -> tuple[State, Tree, Any]: ...  # noqa: D102
 
 
 class Kernel(NamedTuple):
-    """A sampler: ``state, info = kernel.step(generator, state)``.
+    """A sampler: ``state, info = kernel.step(key, state)``.
 
     The state is a dictionary of trees, all of it saved; ``state["position"]`` holds the samples ``[C, *shape]``. The
     info is a named tuple of ``[C]`` tensors. Nothing is changed in place. Chain ``c`` draws the same numbers however

@@ -8,7 +8,7 @@ finaliser of SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2660193.2660195) a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -75,19 +75,17 @@ def folds(keys: Tensor, count: int) -> Tensor:
     return _mix(_mix(keys).unsqueeze(-1) ^ _labels(count, keys.device))
 
 
-def chain_keys(generator: torch.Generator, chains: int, device: torch.device | str = "cpu") -> Tensor:
-    """Give one key per chain, ``[C]`` int64; the generator gives one number, whatever ``C`` is."""
-    return _mix(_labels(chains, torch.device(device)) ^ _number(generator))
+def chain_keys(source: torch.Generator | int, chains: int, device: torch.device | str = "cpu") -> Tensor:
+    """Give one key per chain, ``[C]`` int64, from a number, or from the one that a generator gives."""
+    if isinstance(source, torch.Generator):
+        source = int(torch.randint(-(2**63), 2**63 - 1, (), generator=source, device=source.device))
+    return _mix(_labels(chains, torch.device(device)) ^ _mixed(source))
 
 
-def step_keys(generators: Iterable[torch.Generator], chains: int, device: torch.device | str = "cpu") -> Tensor:
-    """Give the :func:`chain_keys` of T steps, a generator each, side by side: int64 ``[T, C]``."""
-    numbers = torch.tensor([_number(g) for g in generators], dtype=torch.int64, device=device)
-    return _mix(_labels(chains, torch.device(device)) ^ numbers.unsqueeze(-1))
-
-
-def _number(generator: torch.Generator) -> int:
-    return _mixed(int(torch.randint(-(2**63), 2**63 - 1, (), generator=generator, device=generator.device)))
+def step_keys(numbers: Sequence[int], chains: int, device: torch.device | str = "cpu") -> Tensor:
+    """Give the :func:`chain_keys` of T numbers, side by side: int64 ``[T, C]``."""
+    mixed = _mix(torch.tensor(numbers, dtype=torch.int64, device=device))
+    return _mix(_labels(chains, torch.device(device)) ^ mixed.unsqueeze(-1))
 
 
 def words(keys: Tensor, count: int) -> Tensor:

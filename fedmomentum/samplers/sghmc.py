@@ -85,9 +85,9 @@ def sghmc(
     def init(position: Tree) -> State:
         return {"position": dict(position), "velocity": zeros_like(position), "step": {"count": counter(position)}}
 
-    def step(generator: torch.Generator, state: State) -> tuple[State, LangevinInfo]:
+    def step(key: int, state: State) -> tuple[State, LangevinInfo]:
         position, count = state["position"], state["step"]["count"]
-        keys = chain_keys(generator, len(count), count.device)
+        keys = chain_keys(key, len(count), count.device)
         lr = value_at(step_size, count)
         velocity = sghmc_update(
             direction(position, fold(keys, 1)),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from fedmomentum.samplers.gradients import estimate_from
 from fedmomentum.samplers.kernel import Estimate, Gradient, Kernel, LangevinInfo, Potential
 from fedmomentum.samplers.noise import chain_keys, fold, normal_like
@@ -47,9 +45,9 @@ def sgld(
     def init(position: Tree) -> State:
         return {"position": dict(position), "step": {"count": counter(position)}}
 
-    def step(generator: torch.Generator, state: State) -> tuple[State, LangevinInfo]:
+    def step(key: int, state: State) -> tuple[State, LangevinInfo]:
         position, count = state["position"], state["step"]["count"]
-        keys = chain_keys(generator, len(count), count.device)
+        keys = chain_keys(key, len(count), count.device)
         lr, heat = value_at(step_size, count), value_at(temperature, count)
         grads = direction(position, fold(keys, 1))
         update = sgld_update(grads, normal_like(keys, position), lr=lr, temperature=heat)

@@ -80,9 +80,9 @@ def quadratic(mean: Tensor, precision: Tensor) -> Field:
     def both(tree: Tree) -> tuple[Tensor, Tree]:
         away = tree["x"] - mean
         force = away @ precision
-        return (away * force).sum(-1) * 0.5, {"x": force}
+        return torch.linalg.vecdot(away, force) * 0.5, {"x": force}
 
-    return Field(gradient, both)
+    return Field(gradient, both, closed=True)
 
 
 def banana(*, centre: float = 1.0, scale: float = 1.0, width: float = 0.5) -> Target:
@@ -123,7 +123,7 @@ def banana(*, centre: float = 1.0, scale: float = 1.0, width: float = 0.5) -> Ta
 
     mean = torch.tensor([a, a**2 + s2], dtype=_DOUBLE)
     covariance = torch.tensor([[s2, 2 * a * s2], [2 * a * s2, 4 * a**2 * s2 + 2 * s2**2 + w2]], dtype=_DOUBLE)
-    return Target(potential, Field(gradient, both), 2, mean, covariance, sample)
+    return Target(potential, Field(gradient, both, closed=True), 2, mean, covariance, sample)
 
 
 def funnel(size: int = 3, *, scale: float = 3.0) -> Target:
@@ -194,7 +194,9 @@ def linear_regression(features: Tensor, answers: Tensor, *, noise: float = 1.0, 
         value, grads = exact.field.both(tree)
         return value + offset, grads
 
-    return Target(potential, Field(exact.gradient, both), exact.size, exact.mean, exact.covariance, exact.sample)
+    return Target(
+        potential, Field(exact.gradient, both, closed=True), exact.size, exact.mean, exact.covariance, exact.sample
+    )
 
 
 def logistic_regression(features: Tensor, labels: Tensor, *, prior: float = 1.0) -> Target:
@@ -224,4 +226,4 @@ def logistic_regression(features: Tensor, labels: Tensor, *, prior: float = 1.0)
         value = torch.nn.functional.softplus(score).sum(-1) - score @ y + w.square().sum(-1) / (2 * prior)
         return value, {"x": (score.sigmoid() - y) @ X + w / prior}
 
-    return Target(potential, Field(gradient, both), X.shape[1])
+    return Target(potential, Field(gradient, both, closed=True), X.shape[1])

@@ -32,13 +32,13 @@ class Luck(NamedTuple):
     share: list[float]
 
     @classmethod
-    def draw(cls, generators: Sequence[torch.Generator], like: Tensor) -> Luck:
-        """Draw for a generator a transition and flat chains ``[C, P]``."""
-        keys = step_keys(generators, len(like), like.device)
-        share, chance, shake = uniforms(folds(keys, 3), 1).squeeze(-1).unbind(-1)
+    def draw(cls, keys: Sequence[int], like: Tensor) -> Luck:
+        """Draw for a key a transition and flat chains ``[C, P]``."""
+        own = step_keys(keys, len(like), like.device)
+        share, chance, shake = uniforms(folds(own, 3), 1).squeeze(-1).unbind(-1)
         # trajectories of all chains are alike, by the first one's numbers: they do not depend on how many there are
         return cls(
-            _aligned(normals(keys, like.shape[-1], like.dtype)),
+            _aligned(normals(own, like.shape[-1], like.dtype)),
             chance.log().neg_(),
             shake[:, 0].mul(2.0).sub_(1.0).tolist(),
             share[:, 0].tolist(),
@@ -168,7 +168,7 @@ def transition(
     )
     value, velocity = found[0], metric.velocity(p)
     before = point.value + heat
-    after = torch.add(value, (p * velocity).sum(-1), alpha=0.5)
+    after = torch.add(value, torch.linalg.vecdot(p, velocity), alpha=0.5)
     error = after - before
     accepted = error < patience  # not where it is not a number
     row = accepted.unsqueeze(-1)

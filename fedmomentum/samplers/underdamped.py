@@ -64,7 +64,7 @@ def underdamped_langevin(
 
     def init(position: Tree) -> State:
         count = counter(position)
-        # There is no generator here, so the first minibatch of a chain is a matter of its number alone.
+        # There is no key here, so the first minibatch of a chain is a matter of its number alone.
         return {
             "position": dict(position),
             "velocity": zeros_like(position),
@@ -72,9 +72,9 @@ def underdamped_langevin(
             "step": {"count": count},
         }
 
-    def step(generator: torch.Generator, state: State) -> tuple[State, LangevinInfo]:
+    def step(key: int, state: State) -> tuple[State, LangevinInfo]:
         count = state["step"]["count"]
-        keys = chain_keys(generator, len(count), count.device)
+        keys = chain_keys(key, len(count), count.device)
         time = value_at(step_size, count)
         decay = exponential(-1.0 * value_at(friction, count) * time)
         velocity = sub(state["velocity"], times(state["gradient"], 0.5 * time))

@@ -118,6 +118,8 @@ class DataBlock(Block):
 
     examples: ClassVar[Literal["image", "vector", "sequence", "any"]] = "any"
     """What one example is, where the data set decides it."""
+    answers: ClassVar[Literal["classes", "numbers"]] = "classes"
+    """What is to be predicted."""
     labelled: ClassVar[bool] = True
     """Whether an example has one class that a partition can go by."""
     natural: ClassVar[bool] = False
@@ -215,6 +217,43 @@ class Synthetic(DataBlock):
         yield from _too_many(self.partition, self.clients, "clients")
 
 
+class LeastSquares(DataBlock):
+    """Clients that each measure a linear model of their own: y = w_k x + noise, with quadratic losses."""
+
+    name: Literal["least_squares"]
+    dim: Count = Field(default=8, description="length of x, and number of weights")
+    clients: Annotated[int, Field(ge=1, le=100_000)] = Field(default=10, description="natural clients")
+    examples_per_client: Count = Field(default=40, description="to train on")
+    heterogeneity: NonNegative = Field(default=1.0, description="standard deviation between clients of each weight")
+    spread: NonNegative = Field(
+        default=0.5, description="standard deviation of the logarithm of the scale of each input on each client"
+    )
+    noise: NonNegative = Field(default=1.0, description="standard deviation of the answers")
+    correlated: bool = Field(
+        default=True, description="inputs as they fall; false: curvatures X'X / n are diagonal to rounding"
+    )
+    test_per_client: Count = Field(default=10, description="examples of each client in the central test set")
+    partition: Partition = Field(default=Natural(name="natural"), description="who holds which training examples")
+    examples = "vector"
+    answers = "numbers"
+    labelled = False
+    natural = True
+
+    @property
+    def population(self) -> int | None:
+        """Number of clients in the federation."""
+        return self.partition.clients or (self.clients if isinstance(self.partition, Natural) else None)
+
+    def misfits(self) -> Iterator[Misfit]:
+        """Refuse more natural clients than are made, and inputs that cannot be uncorrelated."""
+        yield from super().misfits()
+        yield from _too_many(self.partition, self.clients, "clients")
+        if not self.correlated and self.examples_per_client < self.dim:
+            yield Misfit(
+                ("examples_per_client",), f"expected at least dim = {self.dim} where inputs are not correlated"
+            )
+
+
 class Npz(DataBlock):
     """Your own arrays: one .npz file, or a folder of them in which each file is one client."""
 
@@ -277,7 +316,7 @@ class Text(DataBlock):
         yield from _too_many(self.partition, self.groups, "groups")
 
 
-Data: TypeAlias = Annotated[Digits | FashionMnist | Synthetic | Npz | Private | Text, ByName()]
+Data: TypeAlias = Annotated[Digits | FashionMnist | Synthetic | LeastSquares | Npz | Private | Text, ByName()]
 
 
 def _too_many(partition: Partition, there_are: int, setting: str) -> Iterator[Misfit]:

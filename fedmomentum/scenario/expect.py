@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 
-_SMALL_IS_GOOD = ("loss", "error", "distance", "seconds", "elapsed", "failures", "bytes")
+_SMALL_IS_GOOD = ("loss", "error", "distance", "wasserstein", "seconds", "elapsed", "failures", "bytes")
+_SMALL_PARTS = {"ece", "nll"}  # too short to be looked for anywhere in a name
 
 
 class Claim(Block):
@@ -77,8 +78,8 @@ class Expectation:
 
 
 def small_is_good(metric: str) -> bool:
-    """Tell whether less of a metric is better, by its name: losses, errors, times, failures, bytes."""
-    return any(word in metric for word in _SMALL_IS_GOOD)
+    """Tell whether less of a metric is better, by its name: losses, errors, distances, times, failures, bytes."""
+    return any(word in metric for word in _SMALL_IS_GOOD) or not _SMALL_PARTS.isdisjoint(metric.split("_"))
 
 
 def check_expectations(loaded: LoadedScenario, rows: Mapping[str, Rows]) -> list[Expectation]:

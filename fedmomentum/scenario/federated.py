@@ -10,7 +10,7 @@ from pydantic import Field
 from fedmomentum.scenario.block import Misfit
 from fedmomentum.scenario.client import Client
 from fedmomentum.scenario.data import Data, Private
-from fedmomentum.scenario.model import Model
+from fedmomentum.scenario.model import Model, model_misfits
 from fedmomentum.scenario.participation import Participation, Uniform
 from fedmomentum.scenario.running import Checkpoint, Engine, Evaluate
 from fedmomentum.scenario.scenario import Scenario
@@ -36,12 +36,14 @@ class FederatedScenario(Scenario):
     def misfits(self) -> Iterator[Misfit]:
         """Refuse blocks that are each right but cannot be used together."""
         yield from super().misfits()
-        if self.data.examples not in (*self.model.examples, "any"):
-            wanted = " or ".join(f"{kind}s" for kind in self.model.examples)
-            yield Misfit(
-                ("model", "name"),
-                f"'{self.model.name}' works on {wanted}, and data '{self.data.name}' has {self.data.examples}s",
-            )
+        for misfit in model_misfits(self.model, self.data):
+            yield Misfit(("model", *misfit.path), misfit.message)
+        if self.data.answers == "numbers":
+            for key in ("calibration", "ood"):
+                if getattr(self.evaluate, key):
+                    yield Misfit(
+                        ("evaluate", key), f"is of classes, and data '{self.data.name}' has numbers; leave it out"
+                    )
         if self.evaluate.clients and not self.data.validation:
             yield Misfit(
                 ("evaluate", "clients"),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from fedmomentum.scenario.block import Block, ByName, Callable, Count, Misfit
+from fedmomentum.scenario.data import DataBlock
 
 Layers = Annotated[tuple[Count, ...], Field(strict=False)]  # a YAML list is no tuple; its items stay strict
 
@@ -17,6 +18,8 @@ class ModelBlock(Block):
 
     examples: ClassVar[tuple[str, ...]] = ("image", "vector")
     """What an example may be for it."""
+    answers: ClassVar[tuple[str, ...]] = ("classes",)
+    """What it may predict."""
 
 
 class Logistic(ModelBlock):
@@ -26,11 +29,21 @@ class Logistic(ModelBlock):
     init: Literal["zero", "small"] = Field(default="zero", description="first weights: zero, or N(0, 0.01^2)")
 
 
+class Linear(ModelBlock):
+    """A linear model for answers that are numbers, W x, trained on half the squared error."""
+
+    name: Literal["linear"]
+    bias: bool = Field(default=False, description="add a constant")
+    init: Literal["zero", "small"] = Field(default="zero", description="first weights: zero, or N(0, 0.01^2)")
+    answers = ("numbers",)
+
+
 class Mlp(ModelBlock):
     """Multilayer perceptron with ReLU; hidden: [200, 200] on 28x28 images is McMahan's 2NN (arXiv:1602.05629)."""
 
     name: Literal["mlp"]
     hidden: Layers = Field(default=(200,), description="units of each hidden layer")
+    answers = ("classes", "numbers")
 
 
 class CnnSmall(ModelBlock):
@@ -109,8 +122,26 @@ class CustomModel(ModelBlock):
     name: Callable = Field(description="`package.module:callable`; the module is imported, so its code runs")
     options: dict[str, Any] = Field(default={}, description="further keyword arguments of the callable")
     examples = ("image", "vector", "sequence")
+    answers = ("classes", "numbers")
 
 
 Model: TypeAlias = Annotated[
-    Logistic | Mlp | CnnSmall | CnnMcMahan | CnnFedAvgM | ResNet | Gru | Lstm | CustomModel, ByName()
+    Logistic | Linear | Mlp | CnnSmall | CnnMcMahan | CnnFedAvgM | ResNet | Gru | Lstm | CustomModel, ByName()
 ]
+
+
+def model_misfits(model: Model, data: DataBlock) -> Iterator[Misfit]:
+    """Refuse a model that does not work on the examples of a data set, or does not predict what they have."""
+    if data.examples not in (*model.examples, "any"):
+        wanted = " or ".join(f"{kind}s" for kind in model.examples)
+        yield Misfit(("name",), f"'{model.name}' works on {wanted}, and data '{_name(data)}' has {data.examples}s")
+    if data.answers not in model.answers:
+        wanted = " or ".join(model.answers)
+        other = "linear or mlp" if data.answers == "numbers" else "logistic or mlp"
+        yield Misfit(
+            ("name",), f"'{model.name}' predicts {wanted}, and data '{_name(data)}' has {data.answers}; take {other}"
+        )
+
+
+def _name(data: DataBlock) -> str:
+    return str(getattr(data, "name", ""))

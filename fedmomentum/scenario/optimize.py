@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from fedmomentum.scenario.block import Block, ByName, Count, Misfit, NonNegative, Positive
 from fedmomentum.scenario.data import Data
-from fedmomentum.scenario.model import Model
+from fedmomentum.scenario.model import Model, model_misfits
 from fedmomentum.scenario.optimizer import Optimizer
 from fedmomentum.scenario.running import Checkpoint
 from fedmomentum.scenario.scenario import Scenario
@@ -96,12 +96,8 @@ class Training(Block):
     def misfits(self) -> Iterator[Misfit]:
         """Refuse a model that cannot read the data."""
         yield from super().misfits()
-        if self.data.examples not in (*self.model.examples, "any"):
-            wanted = " or ".join(f"{kind}s" for kind in self.model.examples)
-            yield Misfit(
-                ("model", "name"),
-                f"'{self.model.name}' works on {wanted}, and data '{self.data.name}' has {self.data.examples}s",
-            )
+        for misfit in model_misfits(self.model, self.data):
+            yield Misfit(("model", *misfit.path), misfit.message)
 
 
 Problem: TypeAlias = Annotated[Quadratic | RavineFunction | Rosenbrock | Himmelblau | Training, ByName()]

@@ -111,7 +111,10 @@ class HmcKernel(KernelBlock):
 
     name: Literal["hmc"]
     step_size: Positive | None = Field(default=None, description="of the leapfrog; null: found in the warm-up")  # type: ignore[assignment]
-    steps: Count = Field(default=10, description="leapfrog steps a draw")
+    steps: Count | None = Field(
+        default=10, description="leapfrog steps a draw; null: found in the warm-up of 4 chains or more, and then random"
+    )
+    random_steps: bool = Field(default=False, description="draw their number, uniform from 1 to steps, for every draw")
     mass: Literal["diagonal", "dense"] = Field(default="diagonal", description="what the warm-up learns of the scales")
     target_acceptance: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.8, description="of the warm-up")
 
@@ -137,6 +140,12 @@ class SampleScenario(Scenario):
         default=2000, description="draws of each of 8 chains of a long HMC run, where moments have no closed form"
     )
     checkpoint: Checkpoint = Field(default=Checkpoint(), description="how a run is kept so that it can go on")
+
+    def misfits(self) -> Iterator[Misfit]:
+        """Refuse to look for the length of trajectories with too few chains."""
+        yield from super().misfits()
+        if isinstance(self.kernel, HmcKernel) and self.kernel.steps is None and self.chains < 4:
+            yield Misfit(("kernel", "steps"), f"expected a number: {self.chains} chains cannot find one, 4 can")
 
     def extent(self) -> dict[str, int]:
         """Say how large it is."""

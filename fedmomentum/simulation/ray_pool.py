@@ -20,10 +20,12 @@ WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": _MALLOC,  # glibc returns every large block to the system and faults it in again otherwise
     "MALLOC_TRIM_THRESHOLD_": _MALLOC,
 }
-_LOCAL_ENVIRONMENT = {
-    "RAY_free_objects_period_milliseconds": "0",  # objects go a second late otherwise, beside the next ones
-    "RAY_max_direct_call_object_size": str(4 << 20),  # up to here answers skip shared memory, which takes longer
+_LOCAL_SETTINGS = {
+    "free_objects_period_milliseconds": 0,  # objects go a second late otherwise, beside the next ones
+    "task_events_report_interval_ms": 0,  # a history of tasks that grows in every process, for a dashboard
+    "max_direct_call_object_size": 4 << 20,  # up to here answers skip shared memory, which takes longer
 }
+"""Ray's own settings where a local one starts here; a cluster has its own."""
 PRELOAD = ("torch", "fedmomentum.clients.worker")
 """Modules that every actor imports as soon as it is there."""
 
@@ -72,12 +74,11 @@ def start_ray(address: str | None, *, cpus: int | None = None) -> bool:
                 "Start one with 'ray start --head', or leave the address out for a local one."
             ) from error
         return False
-    wanted = WORKER_ENVIRONMENT | _LOCAL_ENVIRONMENT
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)  # a local Ray's workers inherit it, which saves a runtime environment
+    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+    os.environ.update(WORKER_ENVIRONMENT)  # a local Ray's workers inherit it, which saves a runtime environment
     try:
         # "local": not a cluster that happens to run on this machine
-        ray.init(address="local", include_dashboard=False, num_cpus=cpus, **common)
+        ray.init(address="local", include_dashboard=False, num_cpus=cpus, _system_config=_LOCAL_SETTINGS, **common)
     finally:
         for name, value in before.items():
             if value is None:

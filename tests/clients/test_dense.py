@@ -47,6 +47,25 @@ def test_equals_vmap_of_autograd(clients, batch, sizes, bias, seed):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("sizes", [(3, 2), (4, 5, 1)])
+def test_squares_equal_vmap_of_autograd(sizes):
+    torch.manual_seed(0)
+    module = network(sizes)
+    params = {n: torch.randn(3, *p.shape, dtype=torch.float64) for n, p in module.named_parameters()}
+    x, y = (torch.randn(3, 4, size, dtype=torch.float64) for size in (sizes[0], sizes[-1]))
+    weight = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [2, 1, 1, 0]], dtype=torch.float64)
+
+    def loss(p, x, y, w):
+        errors = F.mse_loss(functional_call(module, p, (x,)), y, reduction="none").sum(1) / 2
+        return (errors * w).sum() / w.sum()
+
+    expected, values = vmap(grad_and_value(loss))(params, x, y, weight)
+    found, losses = dense_gradients(module)(params, x, y, weight)
+    torch.testing.assert_close(losses, values, rtol=1e-12, atol=1e-12)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "module",
     [

@@ -134,14 +134,17 @@ def test_a_client_without_data_fails_alone():
 def test_code_that_raises_is_a_failure_of_its_client(monkeypatch):
     data, wanted = federation(), spec()
     worker = Worker(wanted, data)
-    real = worker.examples.block
 
-    def raising(clients, plans):
-        if 3 in clients:
-            raise OSError("the disk of client 3 is gone")
-        return real(clients, plans)
+    def raising(real):
+        def read(clients, *plans):
+            if 3 in clients:
+                raise OSError("the disk of client 3 is gone")
+            return real(clients, *plans)
 
-    monkeypatch.setattr(worker.examples, "block", raising)
+        return read
+
+    for name in ("block", "own"):
+        monkeypatch.setattr(worker.examples, name, raising(getattr(worker.examples, name)))
     result = worker.run(train_task(reduce=True), records(wanted))
     assert [(f.client, f.kind) for f in result.failures] == [(3, "error")]
     assert "the disk of client 3" in result.failures[0].reason

@@ -22,13 +22,13 @@ IMAGE = {"options": {}, "shape": (1, 12, 12)}
         (
             "logistic",
             {"options": {}},
-            "the first layer in dual form for up to 86 examples a client, their products kept",
+            "the first layer in dual form for up to 94 examples a client, their products kept",
         ),
         ("logistic", {"options": {}, "gram_memory": 0}, "batched products with the momentum built in"),
         (
             "mlp",
             {"options": {"hidden": [40]}},
-            "the first layer in dual form for up to 160 examples a client, their products kept",
+            "the first layer in dual form for up to 150 examples a client, their products kept",
         ),
         (
             "mlp",

@@ -158,9 +158,37 @@ def test_synthetic_holds_out_its_part_of_every_client() -> None:
     assert len(data.test_x) == 18
 
 
+def test_least_squares_clients_have_the_optima_scales_and_noise_that_are_asked_for() -> None:
+    """Uncorrelated inputs: X'X / n = diag(s^2), so each optimum is w_k plus noise of variance noise^2 / (n s^2)."""
+    clients, dim, size = 400, 3, 12
+    settings: dict[str, Any] = {"clients": clients, "dim": dim, "examples_per_client": size, "spread": 0.4}
+    data = load("least_squares", **settings, heterogeneity=2.0, noise=0.5, correlated=False)
+    x, y = data.x.reshape(clients, size, dim).astype(float), data.y.reshape(clients, size).astype(float)
+    curvatures = np.einsum("cni,cnj->cij", x, x) / size
+    squares = np.diagonal(curvatures, axis1=1, axis2=2)
+    np.testing.assert_allclose(curvatures, np.einsum("ci,ij->cij", squares, np.eye(dim)), atol=1e-5)
+    assert np.log(squares).std() / 2 == pytest.approx(0.4, rel=0.1)  # 1200 numbers: 4 errors are 8 per cent
+    optima = np.einsum("cni,cn->ci", x, y) / size / squares
+    assert np.var(optima, axis=0).mean() == pytest.approx(4.0 + 0.25 / size * np.exp(2 * 0.16), rel=0.2)
+    residuals = y - np.einsum("cni,ci->cn", x, optima)
+    assert (residuals**2).sum() / (clients * (size - dim)) == pytest.approx(0.25, rel=0.1)
+
+
+def test_least_squares_clients_do_not_depend_on_how_many_there_are() -> None:
+    few, many = (load("least_squares", clients=c) for c in (3, 9))
+    assert np.array_equal(few.x, many.x[: len(few.x)]) and np.array_equal(few.y, many.y[: len(few.y)])
+    assert (few.y.dtype, few.y.shape, len(few.test_y)) == (np.float32, (120, 1), 30)
+    assert not np.array_equal(few.y, load("least_squares", clients=3, seed=1).y)
+    alike = load("least_squares", clients=2, heterogeneity=0.0, noise=0.0, spread=0.0)
+    found = [np.linalg.lstsq(alike.x[part], alike.y[part])[0] for part in (slice(0, 40), slice(40, 80))]
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)  # one model for all
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("least_squares", {"noise": -1}, "noise = -1 must be a finite number >= 0"),
+        ("least_squares", {"examples_per_client": 3, "correlated": False}, "must be at least dim = 8"),
         ("digit", {}, "no data set is called 'digit'; did you mean 'digits'?"),
         ("digits", {"test_fractoin": 0.1}, "no option 'test_fractoin'; did you mean 'test_fraction'?"),
         ("digits", {"test_fraction": 1.0}, "test_fraction = 1.0 must be a finite number > 0 and < 1"),

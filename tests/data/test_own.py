@@ -30,6 +30,13 @@ def as_csv(folder):
     return folder / "own.csv"
 
 
+def as_a_folder_of_one(folder):
+    place = folder / "only"
+    place.mkdir()
+    (place / "README").write_text("where these come from")
+    return as_npz(place).parent
+
+
 def as_idx(folder):
     place = folder / "idx"
     place.mkdir()
@@ -50,7 +57,8 @@ def as_images(folder, names=("0", "1", "2", "3")):
 
 
 @pytest.mark.parametrize(
-    "made", [as_npz, as_csv, as_idx, as_images, lambda f: as_images(f, ("ant", "bee", "cat", "dog"))]
+    "made",
+    [as_npz, as_csv, as_a_folder_of_one, as_idx, as_images, lambda f: as_images(f, ("ant", "bee", "cat", "dog"))],
 )
 def test_every_format_gives_the_same_examples(tmp_path, made):
     x, y = read_own(made(tmp_path), WANTED)
@@ -75,7 +83,8 @@ def csv_file(folder, text):
 FEATURES = "a,b,c,d,e,f"
 FAULTS = {
     "nothing": (lambda f: f / "absent", "no such file or folder"),
-    "empty folder": (lambda f: f, "neither IDX files nor a folder of images"),
+    "empty folder": (lambda f: f, "neither one .npz or .csv file, nor IDX files, nor a folder of images"),
+    "two tables": (lambda f: (as_npz(f), as_csv(f))[0].parent, "own.csv and own.npz; name the file that is meant"),
     "unknown file": (lambda f: csv_file(f, "").rename(f / "own.txt"), "cannot tell what it is"),
     "no label": (lambda f: csv_file(f, FEATURES + "\n"), "needs one column 'label'"),
     "columns": (lambda f: csv_file(f, "a,b,label\n1,2,0\n"), r"own.csv:1: 2 columns .* have 6 numbers"),

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from fedmomentum import scenario as scenarios
 from fedmomentum.course import Result
 from fedmomentum.data import load
+from fedmomentum.deployment import grid
 from fedmomentum.deployment.deploy import Following
 from fedmomentum.errors import UserError
 from fedmomentum.runs import Recorder, RunFolder, load_run
@@ -173,6 +174,44 @@ def test_a_client_that_never_answers_costs_its_own_reply(tmp_path):
     assert [row["replies"] for row in result.metrics[1:]] == [2, 2]
 
 
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def test_a_slow_client_is_waited_for_until_the_deadline(tmp_path, monkeypatch):
+    path, clock, here = scenario(tmp_path), Clock(), nodes(3)
+    monkeypatch.setattr(grid, "time", clock)
+    here[1].takes = [15.0]
+    result, _ = serve(path, here, clock=clock.monotonic, round_timeout=20)
+    assert [row["replies"] for row in result.metrics[1:]] == [3, 3]
+    assert clock.now >= 30.0
+    assert same_models(result.folder, simulate(path, tmp_path / "runs").folder)
+
+
+def test_an_answer_after_the_deadline_is_never_counted_and_its_client_is_soon_back(tmp_path, monkeypatch):
+    """It comes while a later round waits, and is not taken for that one's; rounds that are over are not caught up on."""
+    path, clock, here = scenario(tmp_path, rounds=6), Clock(), nodes(3)
+    monkeypatch.setattr(grid, "time", clock)
+    here[1].takes = [55.0, 14.0]  # done with round 1 in round 3; every later one takes less than the deadline
+    result, _ = serve(path, here, clock=clock.monotonic, round_timeout=20)
+    assert [row["replies"] for row in result.metrics[1:]] == [2, 2, 2, 2, 3, 3]
+    late = [(f["round"], f["client"], f["kind"]) for f in load_run(result.folder).failures]
+    assert late == [(r, 1, "late") for r in (1, 2, 3, 4)]
+    others = nodes(3)
+    others[1].mute = True
+    unheard, _ = serve(path, others, listeners=[After(4, lambda: setattr(others[1], "mute", False))])
+    assert same_models(result.folder, unheard.folder)
+
+
 class After:
     """A listener that does something after a round."""
 
@@ -275,6 +314,16 @@ def test_a_metric_that_one_client_makes_up_does_not_break_the_tables(tmp_path):
     here[0].tamper = chatty
     result, _ = serve(scenario(tmp_path), here)
     assert result.status == "finished" and "made-up" not in load_run(result.folder).clients[0]
+
+
+def test_a_client_that_keeps_its_counts_does_not_tell_them_by_its_probes(tmp_path):
+    client = {"optimizer": {"name": "heavy_ball", "lr": 0.05}, "batch_size": 20, "probes": ["stability"]}
+    path = scenario(tmp_path, 6, client={**client, "probe_every": 1}, rounds=1)
+    telling = load_run(serve(path, nodes(6))[0].folder).clients
+    assert len({row["probe_gradients"] for row in telling}) > 1
+    for row in load_run(serve(path, nodes(6, report_counts=False))[0].folder).clients:
+        assert row["num-examples"] == 1.0 and "probe_stability" in row
+        assert row.keys().isdisjoint({"steps", "probe_gradients"})
 
 
 @pytest.mark.parametrize("name", ["dropout", "stragglers"])

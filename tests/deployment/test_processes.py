@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from fedmomentum.deployment.loopback import NAME, Loopback
 from fedmomentum.runs import load_run
@@ -19,6 +24,7 @@ ARMS = {
     "FedAvgM": {"strategy": {"name": "fedavgm", "server_momentum": 0.9}},
     "SCAFFOLD": {"strategy": {"name": "scaffold"}},
 }
+STACKED = {"engine": {"vectorize": "on", "block_size": "auto"}}
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +48,44 @@ def command(capsys, *words):
     return code, json.loads(answers[-1]) if answers else None, said.err
 
 
+@contextmanager
+def slow(federation, name) -> Iterator[None]:
+    """Let a node and all that it starts stand still for some seconds as soon as it has something to train on."""
+    over, process = Event(), federation.processes[name]
+
+    def stand_still() -> None:
+        while "Receiving: train message" not in federation.log(name):
+            if over.wait(0.1):
+                return
+        os.killpg(process.pid, signal.SIGSTOP)
+        over.wait(4.0)
+        os.killpg(process.pid, signal.SIGCONT)
+
+    thread = Thread(target=stand_still)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 @pytest.mark.ray
-def test_inline_ray_and_deployed_give_the_same_bits(federation, tmp_path, capsys):
+def test_inline_ray_and_deployed_give_the_same_model_whoever_is_slow(federation, tmp_path, capsys):
+    """Bit for bit with clients one by one, to 1e-6 with the simulation's clients stacked in one block."""
+    stacked = {f"{name} stacked": {**arm, **STACKED} for name, arm in ARMS.items()}
     path = write(
-        tmp_path, rounds=2, data=split(3), participation=ALL, engine=ALONE, arms=ARMS, strategy={"name": "fedavg"}
+        tmp_path,
+        rounds=2,
+        data=split(3),
+        participation=ALL,
+        engine=ALONE,
+        arms={**ARMS, **stacked},
+        strategy={"name": "fedavg"},
     )
     out = ("--out", tmp_path / "runs")
-    code, deployed, said = command(capsys, "deploy", path, "--federation", NAME, *out)
+    with slow(federation, "node-1"):
+        code, deployed, said = command(capsys, "deploy", path, "--federation", NAME, *out)
     assert code == 0, said
     code, inline, said_inline = command(capsys, "run", path, *out)
     assert code == 0, said_inline
@@ -60,6 +97,15 @@ def test_inline_ray_and_deployed_give_the_same_bits(federation, tmp_path, capsys
         assert all(same_models(first, other) for other in others)
         rows = [load_run(folder).metrics for folder in (first, others[0])]
         assert [row["accuracy"] for row in rows[0]] == [row["accuracy"] for row in rows[1]]
+    for arm in (f"{name}-stacked" for name in ARMS):
+        first, *others = [load_file(folder / "arms" / arm / "model.safetensors") for folder in folders]
+        assert load_run(folders[1] / "arms" / arm).status["facts"]["vectorize"] == "stacked"
+        for other in others:
+            for name in first:
+                np.testing.assert_allclose(first[name], other[name], rtol=0, atol=1e-6, err_msg=f"{arm}: {name}")
+    assert {
+        row["replies"] for folder in folders for arm in ARMS for row in load_run(folder / "arms" / arm).metrics[1:]
+    } == {3}
     assert "client 2 has joined" in said
     assert (folders[0] / "plots" / "accuracy.png").exists() and load_run(folders[0]).status["status"] == "finished"
 
@@ -92,4 +138,5 @@ def test_a_run_that_fails_on_the_server_fails_here_too(federation, tmp_path, cap
 def test_a_federation_that_is_not_there_is_a_users_error(federation, tmp_path, capsys):
     path = write(tmp_path, rounds=1, data=split(3), participation=ALL)
     code, _, said = command(capsys, "deploy", path, "--federation", "elsewhere", "--out", tmp_path / "runs")
-    assert code == 2 and "elsewhere" in said
+    assert code == 2 and "SuperLink connection 'elsewhere' not found" in said
+    assert not [*(tmp_path / "runs").rglob("*.json*")]

@@ -42,7 +42,7 @@ def keys(tmp_path_factory):
 
 
 def test_private_keys_are_for_their_owner_alone(keys):
-    for name in ("ca.key", "server.key", *NODES):
+    for name in ("ca.key", "server.key", "superexec.secret", *NODES):
         assert stat.S_IMODE((keys / name).stat().st_mode) == 0o600
     assert (keys / "npz.pub").read_text().startswith("ecdsa-sha2-nistp384 ")
 

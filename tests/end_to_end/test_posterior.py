@@ -30,6 +30,7 @@ def test_draws_are_judged_and_survive_a_stop(tmp_path):
     last = rows[-1]
     assert 0 <= last["posterior_accuracy"] <= 1 and 0 <= last["posterior_ece"] <= 1 and last["posterior_nll"] > 0
     assert last["posterior_entropy"] > 0 and 0 <= last["ece"] <= 1
+    assert last["posterior_gain"] == pytest.approx(last["loss"] - last["posterior_nll"], abs=1e-5)
     tables = json.loads((whole.folder / "reliability.json").read_text())
     assert sum(tables["posterior"]["number"]) == 359 and set(tables) == {"model", "posterior"}
     assert (whole.folder / "plots" / "reliability.png").stat().st_size > 5000
@@ -53,6 +54,9 @@ def test_images_of_another_kind_have_an_entropy(tmp_path):
     except UserError as error:
         pytest.skip(str(error))
     assert rows[-1]["posterior_ood_entropy"] > 0 and rows[-1]["ood_entropy"] > 0
+    for of in ("", "posterior_"):
+        row = rows[-1]
+        assert row[f"{of}ood_gap"] == pytest.approx(row[f"{of}ood_entropy"] - row[f"{of}entropy"])
 
 
 def test_what_has_no_labels_has_no_calibration(tmp_path):

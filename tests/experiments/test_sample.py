@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import yaml
 import fedmomentum as fm
 from fedmomentum.errors import UserError
 from fedmomentum.experiments import make
-from fedmomentum.experiments.law import predicted_covariance
+from fedmomentum.experiments.law import is_gaussian, limit, predicted_covariance
 from fedmomentum.experiments.sample import diabetes, make_target, two_digits
+from fedmomentum.samplers import targets
 from fedmomentum.scenario import ScenarioError, load
+from fedmomentum.scenario.sample import HmcKernel, SghmcKernel, SgldKernel
 
 SGLD = {"name": "sgld", "step_size": 0.1}
 
@@ -42,6 +45,7 @@ KERNELS = {
     "sghmc, hot": {"name": "sghmc", "step_size": 0.1, "friction": 0.3, "gradient_noise": 3.0, "correct": False},
     "baoab": {"name": "underdamped_langevin", "step_size": 0.5, "temperature": 0.5},
     "hmc": {"name": "hmc", "mass": "dense"},
+    "hmc, found": {"name": "hmc", "mass": "dense", "steps": None},
 }
 
 
@@ -70,7 +74,7 @@ def test_the_prediction_in_one_dimension_is_the_textbooks() -> None:
     assert float(found) == pytest.approx((2 * 0.2 * 1.5 + 0.2**2 * 3.0) / (1 - keep**2))
 
 
-@pytest.mark.parametrize("kernel", [SGLD, {"name": "hmc", "steps": 3}])
+@pytest.mark.parametrize("kernel", [SGLD, {"name": "hmc", "steps": 3}, {"name": "hmc", "steps": None}])
 def test_a_stopped_run_goes_on_to_the_same_draws(tmp_path: Path, kernel: dict[str, object]) -> None:
     scenario = load(write(tmp_path, kernel=kernel, thin=2)).scenario
     through = make(scenario)
@@ -127,6 +131,7 @@ def test_the_features_of_two_digits() -> None:
         ({"target": {"name": "gaussian", "covariance": [[1.0, 0.5], [0.0, 1.0]]}}, "symmetric"),
         ({"kernel": {"name": "nuts", "step_size": 0.1}}, "hmc"),
         ({"draws": 2}, "draws"),
+        ({"kernel": {"name": "hmc", "steps": None}, "chains": 3}, "3 chains cannot find one"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_place(tmp_path: Path, changes: dict[str, object], words: str) -> None:
@@ -148,3 +153,17 @@ def test_what_has_no_law_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match=words):
         fm.run(write(tmp_path, **changes), out=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["banana", "funnel"])
+def test_a_law_of_gaussians_is_not_held_against_another_target(name: str) -> None:
+    """Of a bent valley or a funnel only HMC is predicted, and no step size is known to be too large."""
+    target = getattr(targets, name)()
+    assert not is_gaussian(target) and is_gaussian(
+        targets.gaussian(torch.ones(2), torch.diag(torch.tensor([1.0, 9.0])))
+    )
+    for kernel in (SgldKernel(name="sgld", step_size=0.1), SghmcKernel(name="sghmc", step_size=0.1)):
+        assert predicted_covariance(target, kernel) is None and limit(target, kernel) == math.inf
+    exact = predicted_covariance(target, HmcKernel(name="hmc"))
+    assert exact is not None
+    torch.testing.assert_close(exact, target.covariance)

@@ -67,7 +67,7 @@ def test_a_users_model_is_seeded_too() -> None:
     ("name", "options", "message"),
     [
         ("mpl", {}, "no model 'mpl': did you mean 'mlp'?"),
-        ("transformer", {}, "no model 'transformer': There are logistic, mlp"),
+        ("transformer", {}, "no model 'transformer': There are linear, logistic, mlp"),
         ("mlp", {"hiden": [3]}, "unexpected keyword argument 'hiden'; its options are: hidden"),
         ("mlp", {"hidden": 200}, "hidden must be a list"),
         ("mlp", {"hidden": [3, 0]}, "hidden must be a list of positive"),

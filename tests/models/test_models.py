@@ -44,6 +44,7 @@ class Case(NamedTuple):
 CASES = [
     Case("logistic", (60,), {"init": "small"}),
     Case("logistic", (1, 8, 8), {"init": "small"}),
+    Case("linear", (60,), {"init": "small", "bias": True}),
     Case("mlp", (1, 8, 8), {"hidden": [16]}),
     Case("mlp", (60,), {"hidden": [16, 12, 8]}),
     Case("mlp", (60,), {"hidden": []}),
@@ -88,6 +89,7 @@ def test_outputs_are_logits_per_target(case: Case) -> None:
     ("name", "shape", "classes", "options", "published"),
     [
         ("logistic", (784,), 10, {}, 7_850),
+        ("linear", (784,), 1, {}, 784),
         ("mlp", (1, 28, 28), 10, {"hidden": [200, 200]}, 199_210),  # arXiv:1602.05629, "2NN"
         ("cnn_mcmahan", (1, 28, 28), 10, {}, 1_663_370),  # arXiv:1602.05629
         ("lstm", (80,), 90, {}, 820_522 + 2 * 4 * 256),  # arXiv:2003.00295, and torch's second bias vectors

@@ -71,3 +71,10 @@ def test_shapes_that_would_broadcast_are_refused(
 def test_targets_that_are_no_indices_are_refused(measure: Measure) -> None:
     with pytest.raises(ValueError, match="not float32"):
         measure(torch.zeros(6, 5), torch.zeros(6))
+
+
+def test_numbers_cost_half_their_squared_error() -> None:
+    outputs, targets = logits(6, 5), logits(6, 5) + 1
+    torch.testing.assert_close(losses(outputs, targets), 2.5 * F.mse_loss(outputs, targets, reduction="none").mean(1))
+    with pytest.raises(ValueError, match="numbers need one output each"):
+        losses(outputs, targets[:, 0])  # [6] against [6, 5] must not broadcast

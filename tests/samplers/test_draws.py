@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -20,13 +19,13 @@ from fedmomentum.samplers import (
     run,
     sghmc,
     sgld,
+    traced,
     underdamped_langevin,
 )
 from fedmomentum.samplers.diagnostics import step_weighted_mean
-from fedmomentum.samplers.fields import field_of
+from fedmomentum.samplers.fields import Field, field_of
 from fedmomentum.samplers.gradients import gradient_of, potential_of, value_and_gradient
-from fedmomentum.samplers.targets import gaussian
-from fedmomentum.streams import torch_stream
+from fedmomentum.streams import key, torch_stream
 from fedmomentum.trees import State, Tree
 
 
@@ -84,25 +83,25 @@ def test_stopping_and_resuming_changes_nothing(name: str) -> None:
         assert torch.equal(whole.info[n].nan_to_num(), torch.cat([first.info[n], rest.info[n]]).nan_to_num())
 
 
-@pytest.mark.parametrize(("chains", "size"), [(1, 1), (3, 5), (5, 17), (16, 20)])
-@pytest.mark.parametrize("temperature", [1.0, 0.3])
+@pytest.mark.parametrize(("chains", "size"), [(1, 1), (3, 5), (3, 17), (16, 20)])
+@pytest.mark.parametrize(("dtype", "temperature"), [(torch.float32, 1.0), (torch.float32, 0.3), (torch.float64, 0.3)])
 def test_how_many_transitions_are_made_at_once_changes_no_bit(
-    chains: int, size: int, temperature: float, monkeypatch: pytest.MonkeyPatch
+    chains: int, size: int, dtype: torch.dtype, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One by one, through ``step``, by sevens and all at once: rows of odd length lie at odd places in memory."""
-    root = torch.randn(size, size, generator=torch_stream(1, "root"), dtype=torch.float64)
-    target = gaussian(torch.zeros(size), root @ root.T + torch.eye(size))
-    options: dict[str, Any] = {"metric": Dense(target.covariance), "temperature": temperature}
-    kernel = hmc(target.field, step_size=0.7, steps=4, random_steps=True, **options)
-    start = {"x": torch.randn(chains, size, generator=torch_stream(0, "start"), dtype=torch.float64)}
-    whole = run(kernel, start, 40, seed=3)
+    root = torch.randn(size, size, generator=torch_stream(1, "root"), dtype=dtype)
+    metric = Dense(root @ root.T / size + torch.eye(size, dtype=dtype))
+    field = Field(lambda t: t, lambda t: (0.5 * t["x"].square().sum(-1), t), closed=chains > 3)
+    kernel = hmc(field, step_size=0.4, steps=5, random_steps=chains > 3, metric=metric, temperature=temperature)
+    start = {"x": torch.randn(chains, size, generator=torch_stream(0, "start"), dtype=dtype)}
+    whole = run(kernel, start, 70, seed=3)
     state = kernel.init(start)
-    for t in range(40):
-        state, info = kernel.step(torch_stream(3, "sampler", step=t), state)
+    for t in range(70):
+        state, info = kernel.step(key(3, "sampler", step=t), state)
         assert torch.equal(state["position"]["x"], whole.samples["x"][t])
         assert all(torch.equal(getattr(info, n), whole.info[n][t]) for n in whole.info)
     monkeypatch.setattr("fedmomentum.samplers.draws.BLOCK", 7)
-    sevens = run(kernel, start, 40, seed=3)
+    sevens = run(kernel, start, 70, seed=3)
     assert torch.equal(sevens.samples["x"], whole.samples["x"]) and same(sevens.state, whole.state)
 
 
@@ -119,6 +118,22 @@ def test_a_potential_of_stacked_points_is_that_of_one() -> None:
         batched(lambda t: t["w"].sum()).both(at)
     with pytest.raises(ValueError, match="gradient of its own"):
         hmc(many, gradient=one.gradient, step_size=0.1)
+
+
+def test_a_potential_that_was_recorded_is_the_potential() -> None:
+    """At other points and for other numbers of chains; also where a resumed run asks first."""
+    field, mapped = traced(potential), field_of(potential)
+    for chains in (4, 2):
+        field.both(position(chains))
+        at = {name: 1.5 * x - 0.3 for name, x in position(chains).items()}
+        for a, b in zip(field.both(at), mapped.both(at), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-14, atol=1e-14)
+    wanted = run(hmc(potential, step_size=0.3, steps=3), position(2), 8)
+    first = run(hmc(potential, step_size=0.3, steps=3), position(2), 3)
+    rest = run(hmc(traced(potential), step_size=0.3, steps=3), None, 5, resume=first.state_dict())
+    torch.testing.assert_close(rest.samples["w"], wanted.samples["w"][3:], rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="one number a point"):
+        traced(lambda t: t["w"].sum(-1)).both(position(2))
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -145,7 +145,7 @@ def test_hmc_on_the_banana(temperature: float, agree: Callable[..., None]) -> No
     wide = banana(scale=temperature**0.5, width=0.6 * temperature**0.5)
     start = wide.sample(torch_stream(5, "start"), 300)  # type: ignore[misc]
     kernel = hmc(BANANA.potential, gradient=BANANA.gradient, step_size=0.12, steps=10, temperature=temperature)
-    x = run(kernel, start, 200, seed=6).samples["x"]
+    x = run(kernel, start, 300, seed=6).samples["x"]
     assert wide.mean is not None and wide.covariance is not None
     for i in range(2):
         sd = float(wide.covariance[i, i]) ** 0.5

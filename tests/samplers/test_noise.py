@@ -7,8 +7,10 @@ import pytest
 import torch
 from scipy import stats
 
-from fedmomentum.samplers import noise
-from fedmomentum.streams import torch_stream
+from fedmomentum.samplers import noise, run, sghmc, sgld, underdamped_langevin
+from fedmomentum.samplers.transition import Luck
+from fedmomentum.streams import key, torch_stream
+from fedmomentum.trees import Tree
 
 KEYS = noise.chain_keys(torch_stream(7, "noise"), 64)
 
@@ -77,3 +79,64 @@ def test_purposes_side_by_side_are_those_one_by_one() -> None:
 def test_a_chains_key_is_the_mix_of_its_number_and_the_generators() -> None:
     drawn = torch.randint(-(2**63), 2**63 - 1, (1,), generator=torch_stream(7, "noise"))
     assert torch.equal(noise.fold(drawn, torch.arange(64)), KEYS)
+
+
+def uncorrelated(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Say whether two columns of independent pairs are: within 4.5 standard errors."""
+    a, b = (x.double() - x.double().mean() for x in (a.flatten(), b.flatten()))
+    return abs(float((a * b).mean() / a.std() / b.std())) < 4.5 / a.numel() ** 0.5
+
+
+KERNELS = {
+    "sgld": lambda estimate: sgld(estimate=estimate, step_size=0.5),
+    "sghmc": lambda estimate: sghmc(estimate=estimate, step_size=0.5, friction=1.0),
+    "underdamped_langevin": lambda estimate: underdamped_langevin(estimate=estimate, step_size=1.0, friction=40.0),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_what_a_kernel_injects_and_the_noise_of_its_gradients_come_from_streams_of_their_own(name: str) -> None:
+    """Bits are no contract, independence is: of chains, of steps, and of the keys that a gradient's noise is made from."""
+    chains, size, steps, keys = 3000, 4, 4, []
+
+    def estimate(position: Tree, given: torch.Tensor) -> Tree:
+        keys.append(given)
+        return {"x": torch.zeros_like(position["x"])}
+
+    run_of = run(KERNELS[name](estimate), {"x": torch.zeros(chains, size).double()}, steps, seed=5)
+    path = torch.cat([torch.zeros(1, chains, size), run_of.samples["x"]])
+    moves, of_steps = path.diff(dim=0), keys[-steps:]
+    # a move of BAOAB is half of the velocity before it, so two moves in a row share one
+    apart = 2 if name == "underdamped_langevin" else 1
+    for t, move in enumerate(moves):
+        assert uncorrelated(move[1:], move[:-1]) and uncorrelated(move[:, 1:], move[:, :-1])
+        assert all(uncorrelated(move, moves[s]) for s in range(t + apart, steps))
+        for own in of_steps:
+            for noise_of_gradient in (noise.normals(own, size), noise.normals(noise.fold(own, 0), size)):
+                assert uncorrelated(move, noise_of_gradient)
+                assert uncorrelated(move.square(), noise_of_gradient.square())
+    assert len(torch.unique(torch.stack(keys))) == sum(some.numel() for some in keys)
+
+
+def test_the_numbers_of_a_transition_of_hmc_come_from_streams_of_their_own() -> None:
+    steps, chains = 400, 50
+    luck = Luck.draw([key(2, "sampler", step=t) for t in range(steps)], torch.zeros(chains, 3).double())
+    chance = (-luck.patience).exp()
+    assert stats.kstest(chance.flatten().numpy(), "uniform").pvalue > 1e-3
+    share, shake = torch.tensor(luck.share), torch.tensor(luck.shake)
+    assert stats.kstest(share.numpy(), "uniform").pvalue > 1e-3
+    assert stats.kstest(shake.numpy() / 2 + 0.5, "uniform").pvalue > 1e-3
+    assert uncorrelated(share, shake) and uncorrelated(share[1:], share[:-1]) and uncorrelated(shake[1:], shake[:-1])
+    for momenta in (luck.normals, luck.normals.square()):
+        for axis in range(3):
+            assert uncorrelated(momenta[:, :, axis], chance)
+            assert uncorrelated(momenta[:, 0, axis], share) and uncorrelated(momenta[:, 0, axis], shake)
+    assert uncorrelated(chance[:, 0], share) and uncorrelated(chance[:, 0], shake)
+    assert uncorrelated(chance[1:], chance[:-1]) and uncorrelated(chance[:, 1:], chance[:, :-1])
+
+
+def test_keys_of_steps_side_by_side_are_those_one_by_one() -> None:
+    numbers = [0, 5, -(2**63), 2**63 - 1]
+    wanted = torch.stack([noise.chain_keys(n, 3) for n in numbers])
+    assert torch.equal(noise.step_keys(numbers, 3), wanted)
+    assert torch.equal(noise.chain_keys(5, 3), noise.fold(torch.tensor(5), torch.arange(3)))
