@@ -23,7 +23,7 @@ MOMENTS = "posterior.json"
 """File of an arm: moments of the target, of the law of the run, and of the draws, with some of them."""
 ERRORS = 4.0
 """Monte-Carlo errors by which a measurement may miss its prediction."""
-ROUNDING, FLOOR = 1e-3, 1e-6
+ROUNDING, FLOOR = 1e-3, 1e-5
 """Errors that float32 is allowed where a prediction has no Monte-Carlo error: relative, and in posterior variances."""
 FORGOTTEN = 0.05
 """Distance to the law's mean, in the posterior's deviations, below which the start counts as forgotten."""

@@ -72,6 +72,16 @@ def test_round_targets_take_two_thirds_of_half_a_period() -> None:
         assert float(ess(moments).min()) > 0.25 * 24 * 150
 
 
+def test_slow_directions_lengthen_the_trajectories() -> None:
+    """Six coordinates correlated 0.98 under a diagonal mass: their sum is ``sqrt(1 + 5 x 0.98)`` times as slow."""
+    covariance = torch.full((6, 6), 0.98, dtype=torch.float64) + 0.02 * torch.eye(6)
+    target = gaussian(torch.zeros(6), covariance)
+    start = {"x": torch.randn(24, 6, generator=torch_stream(2, "start"), dtype=torch.float64)}
+    made = window_adaptation(target.field, start, seed=0, warmup=400, steps=None)
+    slow = (1 + 5 * 0.98) ** 0.5
+    assert made.steps * float(made.step_size[0]) / ROUND == pytest.approx(slow, rel=0.4)
+
+
 def test_few_chains_cannot_find_a_length() -> None:
     target = gaussian(torch.zeros(2), torch.eye(2))
     for chains, pool in ((LEAST - 1, True), (LEAST, False)):

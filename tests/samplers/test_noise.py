@@ -9,7 +9,7 @@ from scipy import stats
 
 from fedmomentum.samplers import noise, run, sghmc, sgld, underdamped_langevin
 from fedmomentum.samplers.transition import Luck
-from fedmomentum.streams import torch_stream
+from fedmomentum.streams import key, torch_stream
 from fedmomentum.trees import Tree
 
 KEYS = noise.chain_keys(torch_stream(7, "noise"), 64)
@@ -111,16 +111,16 @@ def test_what_a_kernel_injects_and_the_noise_of_its_gradients_come_from_streams_
     for t, move in enumerate(moves):
         assert uncorrelated(move[1:], move[:-1]) and uncorrelated(move[:, 1:], move[:, :-1])
         assert all(uncorrelated(move, moves[s]) for s in range(t + apart, steps))
-        for key in of_steps:
-            for noise_of_gradient in (noise.normals(key, size), noise.normals(noise.fold(key, 0), size)):
+        for own in of_steps:
+            for noise_of_gradient in (noise.normals(own, size), noise.normals(noise.fold(own, 0), size)):
                 assert uncorrelated(move, noise_of_gradient)
                 assert uncorrelated(move.square(), noise_of_gradient.square())
-    assert len(torch.unique(torch.stack(keys))) == sum(key.numel() for key in keys)
+    assert len(torch.unique(torch.stack(keys))) == sum(some.numel() for some in keys)
 
 
 def test_the_numbers_of_a_transition_of_hmc_come_from_streams_of_their_own() -> None:
     steps, chains = 400, 50
-    luck = Luck.draw([torch_stream(2, "sampler", step=t) for t in range(steps)], torch.zeros(chains, 3).double())
+    luck = Luck.draw([key(2, "sampler", step=t) for t in range(steps)], torch.zeros(chains, 3).double())
     chance = (-luck.patience).exp()
     assert stats.kstest(chance.flatten().numpy(), "uniform").pvalue > 1e-3
     share, shake = torch.tensor(luck.share), torch.tensor(luck.shake)
