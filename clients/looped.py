@@ -155,7 +155,7 @@ class LoopedTrainer:
         total, seen = torch.zeros((), device=x.device), 0
         index = torch.from_numpy(rows).to(x.device)
         for step in range(len(rows)):
-            chosen = index[step] if rows[step, -1] >= 0 else index[step][index[step] >= 0]
+            chosen = index[step, : int((rows[step] >= 0).sum())]  # counted here: a device would be waited for
             xb, yb = x.index_select(0, chosen), y.index_select(0, chosen)
             if self._written is not None:
                 loss = self._written.gradient(xb, yb)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from fedmomentum.clients import precision
 from fedmomentum.clients.network import Network
@@ -69,3 +70,12 @@ def test_the_run_folder_says_where_bf16_has_no_effect():
     ):
         wanted = spec(model, **settings, precision="bf16")
         assert training_path(Network(wanted.model), wanted, np.array([20])).endswith(words)
+
+
+@pytest.mark.parametrize("wanted", ["float32", "tf32"])
+def test_a_gpu_may_round_products_where_it_is_asked_to(wanted, monkeypatch):
+    for flags in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        monkeypatch.setattr(flags, "allow_tf32", flags.allow_tf32)
+    precision.adopt(wanted, "cuda")
+    assert torch.backends.cuda.matmul.allow_tf32 == (wanted == "tf32")
+    assert torch.backends.cudnn.allow_tf32 == (wanted == "tf32")
