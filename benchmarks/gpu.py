@@ -2,7 +2,8 @@
 
 Workload W (100 clients of 100 examples, batches of 20) with its three models, and the CNN of the FedAvgM baseline on
 batches of 64. One process, no Ray: the data and the worker are on the device. Needs torch, numpy and scipy only, and
-says so where there is no GPU. The two alternate within a repeat; reported are medians.
+says so where there is no GPU. The two alternate within a repeat; reported are medians. To see every case work once on a
+machine without one, the way it would on a GPU: ``python -m benchmarks.gpu --device cpu --clients 4 --repeats 1``.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ BLOCK = 50
 """Clients that train together, where they train stacked."""
 
 
-def plain(model: str, batch: int, device: torch.device) -> Callable[[int], dict[str, Tensor]]:
+def plain(model: str, batch: int, clients: int, device: torch.device) -> Callable[[int], dict[str, Tensor]]:
     """Give a round of a plain loop: one module, one client after another, nothing that waits for the device."""
     from fedmomentum.models import build
 
     module: nn.Module = build(model, input_shape=(1, 28, 28), classes=10, seed=0).to(device)
     server = {n: t.clone() for n, t in module.state_dict().items()}
-    data = [tuple(torch.from_numpy(a).to(device) for a in client_data(c)) for c in range(CLIENTS)]
+    data = [tuple(torch.from_numpy(a).to(device) for a in client_data(c)) for c in range(clients)]
 
     def one_round(server_round: int) -> dict[str, Tensor]:
         total = {n: torch.zeros_like(t) for n, t in server.items()}
@@ -47,35 +48,40 @@ def plain(model: str, batch: int, device: torch.device) -> Callable[[int], dict[
                 nn.functional.cross_entropy(module(x[rows]), y[rows]).backward()
                 optimizer.step()
             for n, t in module.state_dict().items():
-                total[n] += (t / CLIENTS).to(t.dtype)
+                total[n] += (t / clients).to(t.dtype)
         return total
 
     return one_round
 
 
-def ours(model: str, batch: int, device: torch.device) -> tuple[Callable[[int], object], str]:
+def ours(model: str, batch: int, clients: int, device: torch.device) -> tuple[Callable[[int], object], str]:
     """Give a round of a worker of ours, and how it trains."""
     from fedmomentum.clients.block import BlockTask
+    from fedmomentum.clients.network import build
     from fedmomentum.clients.spec import ClientSpec, ModelSpec
+    from fedmomentum.clients.vectorize import choose, training_path
     from fedmomentum.clients.worker import Worker
     from fedmomentum.data import Dataset, FederatedData, Partition
     from fedmomentum.protocol import ARRAYS
 
-    parts = [client_data(c) for c in range(CLIENTS)]
+    parts = [client_data(c) for c in range(clients)]
     x, y = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
     dataset = Dataset(name="W", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
-    data = FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(CLIENTS + 1) * EXAMPLES))
+    data = FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES))
+    described = ModelSpec(model, (1, 28, 28), 10)
+    stacked = choose(build(described), "auto", "cuda")[0]  # also where it only is tried out
     spec = ClientSpec(
-        model=ModelSpec(model, (1, 28, 28), 10),
+        model=described,
         optimizer={"name": "heavy_ball", "lr": LR, "momentum": MOMENTUM},
         batch_size=batch,
         device=str(device),
+        vectorize="on" if stacked else "off",
     )
     worker = Worker(spec, data)
     records = {ARRAYS: {n: t.detach().cpu().numpy().copy() for n, t in worker.network.tree().items()}}
 
     def one_round(server_round: int) -> object:
-        blocks = [tuple(range(first, min(first + BLOCK, CLIENTS))) for first in range(0, CLIENTS, BLOCK)]
+        blocks = [tuple(range(first, min(first + BLOCK, clients))) for first in range(0, clients, BLOCK)]
         tasks = [BlockTask(index=i, kind="train", round=server_round, clients=b) for i, b in enumerate(blocks)]
         results = [worker.run(task, records) for task in tasks]
         failed = [failure for result in results if result for failure in result.failures]
@@ -83,13 +89,14 @@ def ours(model: str, batch: int, device: torch.device) -> tuple[Callable[[int], 
             raise SystemExit(f"client {failed[0].client} failed: {failed[0].reason}")
         return results
 
-    return one_round, worker.reason
+    return one_round, training_path(worker.network, spec, data.sizes)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--clients", type=int, default=CLIENTS, help=f"a round (default: {CLIENTS})")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of each, after one to warm up")
     parser.add_argument("--device", default="cuda", help="default: cuda; cpu only to try the program out")
     parser.add_argument("--tf32", action="store_true", help="let both use TF32 for matrix products and convolutions")
@@ -103,21 +110,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, one thread"
     if device.type == "cpu":
         torch.set_num_threads(1)
-    print(f"{name}, torch {torch.__version__}, TF32 {'on' if options.tf32 else 'off'}, {CLIENTS} clients a round\n")
+    precision = f"TF32 {'on' if options.tf32 else 'off'}"
+    print(f"{name}, torch {torch.__version__}, {precision}, {options.clients} clients a round\n")
     print("| model | plain loop, clients / s | fedmomentum, clients / s | ratio | how ours trains |")
     print("|---|---|---|---|---|")
     found: dict[str, dict[str, object]] = {}
     for case in options.models:
         model, batch = CASES[case]
-        mine, how = ours(model, batch, device)
-        rounds: dict[str, Callable[[int], object]] = {"plain": plain(model, batch, device), "ours": mine}
+        mine, how = ours(model, batch, options.clients, device)
+        rounds: dict[str, Callable[[int], object]] = {
+            "plain": plain(model, batch, options.clients, device),
+            "ours": mine,
+        }
         seconds: dict[str, list[float]] = {column: [] for column in rounds}
         for repeat in range(options.repeats + 1):
             for column, one_round in rounds.items():
                 began = _now(device)
                 one_round(repeat)
                 seconds[column].append(_now(device) - began)
-        rate = {column: CLIENTS / statistics.median(values[1:]) for column, values in seconds.items()}
+        rate = {column: options.clients / statistics.median(values[1:]) for column, values in seconds.items()}
         found[case] = {**rate, "ratio": rate["ours"] / rate["plain"], "how": how}
         print(f"| {case} | {rate['plain']:.0f} | {rate['ours']:.0f} | {rate['ours'] / rate['plain']:.1f}x | {how} |")
     if options.json:

@@ -20,7 +20,7 @@ from fedmomentum.trees import State
 MEMORY = "fedmomentum."
 """Prefix of the records of a node's context that hold what its client keeps between rounds."""
 
-_TELL_SIZES = (NUM_EXAMPLES, "steps")
+_TELL_SIZES = (NUM_EXAMPLES, "steps", "probe_gradients")
 """Metrics that tell how many examples a client has."""
 
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from fedmomentum.clients.dense import Layer
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec
-from fedmomentum.clients.winograd import TRANSFORMS, Winograd
+from fedmomentum.clients.winograd import KERNEL, Winograd
 from fedmomentum.models.convolutional import Crop
 from fedmomentum.protocol import LARGE
 
@@ -73,7 +73,7 @@ class Convolved:
         self._steps: OrderedDict[torch.Size, _Step] = OrderedDict()
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """Give the mean loss of examples ``[N, C, H, W]`` with their labels or numbers; ``.grad`` lives until the next call."""
+        """Give the mean loss of examples ``[N, C, H, W]`` with what they ask for; ``.grad`` lives until the next call."""
         for name, p in self.params.items():
             p.grad = self._grads[name]
         with torch.no_grad():
@@ -197,7 +197,7 @@ class _Convolution:
         self.pool = None if block.pool is None else _Pool(block.pool, self.used, out.shape)
         self.top = self.used if self.pool is None else self.pool.out
         self.product: _Patches | Winograd
-        self.product = _Patches(self.x, self.y, kernel, stride) if patches else Winograd(self.x, self.y, kernel[0])
+        self.product = _Patches(self.x, self.y, kernel, stride) if patches else Winograd(self.x, self.y)
         self.g = self.used if self.pool is None else weight.new_empty(out.shape)
 
     def forward(self) -> None:
@@ -214,9 +214,10 @@ class _Convolution:
 
     def backward(self, g: Tensor) -> Tensor | None:
         """Write the gradients, given that by the output; give that by the input, unless it is data."""
-        self.g.copy_(g)
+        if not self.block.relu or g.stride(3) != 1:  # a pass over memory in another order is slow: just a copy
+            g = self.g.copy_(g)
         if self.block.relu:
-            torch.ops.aten.threshold_backward.grad_input(self.g, self.out, 0, grad_input=self.g)
+            torch.ops.aten.threshold_backward.grad_input(g, self.out, 0, grad_input=self.g)
         if self.bias_grad is not None:
             torch.sum(self.g, (0, 1, 2), out=self.bias_grad)
         if self.pool is not None:
@@ -357,7 +358,7 @@ def _block(name: str, layer: nn.Conv2d, first: bool) -> Block | None:
     if first and _uses_patches(block.kernel, layer.in_channels, layer.out_channels):
         return block
     wide_enough = min(layer.in_channels, layer.out_channels) >= LEAST_CHANNELS
-    return block if high == wide and high in TRANSFORMS and stride == 1 and wide_enough else None
+    return block if high == wide == KERNEL and stride == 1 and wide_enough else None
 
 
 def _pool(layer: nn.MaxPool2d) -> Pool | None:

@@ -108,7 +108,8 @@ class Dual:
             inner.begin(begin, end)
             z_KPU = inner.choose(start_RU if begin == 0 else start_RU + trail.gained_RU)
             pull_KPU = inner.choose(trail.pull_RU) if begin and beta else None
-            back_KPU = torch.zeros_like(z_KPU)
+            whole = plan.active(end - 1) == len(loss_K)  # else the last steps leave rows as they are
+            back_KPU = torch.empty_like(z_KPU) if whole else torch.zeros_like(z_KPU)
             for step in range(begin, end):
                 active, at = plan.active(step), step - begin
                 now, seen = slice(at * batch, (at + 1) * batch), slice(0, at * batch)
@@ -173,7 +174,8 @@ class _Trail:
         """Add the gradients by the outputs in a stretch, of which each client has done so many steps."""
         inner, owner_R = self._inner, self._inner.owner_R
         age_KS = (done_K.unsqueeze(1) - torch.arange(back_KSN.shape[1], device=done_K.device)).clamp(min=0)
-        moved_RU = inner.collect(back_KSN * ages.gone_I[age_KS].unsqueeze(2))
+        gone_KS1 = ages.gone_I[age_KS].unsqueeze(2)
+        moved_RU = inner.collect(back_KSN.mul_(gone_KS1) if last else back_KSN * gone_KS1)
         if not first:
             moved_RU.add_(self.moved_RU)
             if ages.beta:

@@ -1,9 +1,8 @@
-"""A convolution of stride 1 with fewer multiplications, its gradients too: Winograd's ``F(2x2, r x r)``.
+"""A convolution of stride 1 with fewer multiplications, its gradients too: Winograd's ``F(2x2, 3x3)``.
 
-Tiles of 2x2 outputs are ``A^T [(G w G^T) * (B^T x B)] A`` with ``*`` elementwise, so a convolution is ``(r + 1)^2``
-matrix products over channels for every 4 outputs, where a plain one has ``4 r^2``: 16 for 36 with 3x3 kernels. The
-gradients are the transposes of the same three maps. Exact; with 3x3 kernels as accurate as the plain sum, with 5x5 to
-about one more decimal digit of rounding (tests/clients/test_convolved.py). arXiv:1509.09308.
+Tiles of 2x2 outputs are ``A^T [(G w G^T) * (B^T x B)] A`` with ``*`` elementwise, so a convolution with 3x3 kernels is
+16 matrix products over channels for every 4 outputs, where a plain one has 36. The gradients are the transposes of the
+same three maps. Exact, and about as accurate as the plain sum (tests/clients/test_convolved.py). arXiv:1509.09308.
 
 Images lie as ``[height, width, batch, channels]``: whatever a transform adds up are then long runs of memory.
 """
@@ -20,7 +19,7 @@ Matrix: TypeAlias = Sequence[Sequence[float]]
 
 
 class Transform(NamedTuple):
-    """The three matrices of ``F(2, r)``."""
+    """The three matrices of ``F(2, r)``, for ``r`` taps."""
 
     inputs: Matrix
     """``B^T``, ``[r + 1, r + 1]``."""
@@ -30,33 +29,33 @@ class Transform(NamedTuple):
     """``A^T``, ``[2, r + 1]``: its first column is ``(1, 0)``, its last one ``(0, 1)``."""
 
 
-TRANSFORMS = {
-    3: Transform(
-        inputs=((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, -1, 0, 1)),
-        kernel=((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
-        outputs=((1, 1, 1, 0), (0, 1, -1, 1)),
-    ),
-}
-"""By the size of the kernel."""
+KERNEL = 3
+TRANSFORM = Transform(
+    inputs=((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, -1, 0, 1)),
+    kernel=((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
+    outputs=((1, 1, 1, 0), (0, 1, -1, 1)),
+)
+"""``F(2, 3)``. With 5x5 kernels, 36 products for 100, the transforms cost what the products save, and the outputs are
+off by five times as much: those are left to autograd."""
 
 
 class Winograd:
     """The convolution of one buffer into another, and its gradients; the buffers are used again and again."""
 
-    def __init__(self, x: Tensor, y: Tensor, kernel: int) -> None:
-        """Bind to a padded input ``[H + r - 1, W + r - 1, N, C]`` and an output ``[H, W, N, O]``, H and W even."""
-        self.transform = TRANSFORMS[kernel]
-        a = self.size = kernel + 1
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        """Bind to a padded input ``[H + 2, W + 2, N, C]`` and an output ``[H, W, N, O]``, H and W even."""
+        self.transform = TRANSFORM
+        a = self.size = KERNEL + 1
         high, wide, (batch, channels), out = y.shape[0] // 2, y.shape[1] // 2, x.shape[2:], y.shape[3]
         self._rows = x.new_empty(a, high, x.shape[1], batch, channels)
         self._v = x.new_empty(a, a, high, wide, batch, channels)
         self._m = x.new_empty(a, a, high, wide, batch, out)
         self._u = x.new_empty(a * a, out, channels)
-        self._taps = x.new_empty(kernel * kernel, out, channels)  # the kernel, one tap after another
+        self._taps = x.new_empty(KERNEL * KERNEL, out, channels)  # the kernel, one tap after another
         self._du = x.new_empty(a * a, channels, out)
         self._dx = torch.empty_like(x)
         g = torch.tensor(self.transform.kernel, dtype=x.dtype, device=x.device)
-        self._kron = torch.kron(g, g)  # [a a, r r]
+        self._kron = torch.kron(g, g)  # [16, 9]
         self._v_flat, self._m_flat = self._v.view(a * a, -1, channels), self._m.view(a * a, -1, out)
         self._into_v, self._from_v = self._plan_inputs(x, high, wide)
         tiles = y.view(high, 2, wide, 2, batch, out).permute(1, 3, 0, 2, 4, 5)  # [2, 2, high, wide, N, O]
@@ -96,7 +95,7 @@ class Winograd:
         return out, back
 
     def forward(self, weight: Tensor) -> None:
-        """Write the output; the weight is ``[O, r r, C]``."""
+        """Write the output; the weight is ``[O, 9, C]``."""
         _run(self._into_v)
         self._taps.copy_(weight.transpose(0, 1))
         torch.mm(self._kron, self._taps.flatten(1), out=self._u.flatten(1))
@@ -107,7 +106,7 @@ class Winograd:
         """Turn the gradient by the output, which lies in its place, into that by the weight and that by the input.
 
         Args:
-            gradient: ``[O, r r, C]``; written.
+            gradient: ``[O, 9, C]``; written.
             inputs: whether to give the gradient by the padded input.
         """
         _run(self._into_m)

@@ -14,7 +14,6 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedmomentum.build_data import build_data, options
-from fedmomentum.build_posterior import build_gaussian_posterior
 from fedmomentum.build_server import at_posterior, build_faults, build_strategy
 from fedmomentum.clients.block import Arrays
 from fedmomentum.clients.central import CentralTask, test_centrally
@@ -31,7 +30,6 @@ from fedmomentum.clients.worker import Worker
 from fedmomentum.data import Dataset, FederatedData
 from fedmomentum.errors import UserError
 from fedmomentum.events import Span
-from fedmomentum.gaussian_posterior import GaussianPosterior
 from fedmomentum.predicting import Predicting, build_predicting
 from fedmomentum.protocol import ARRAYS, LARGE
 from fedmomentum.simulation import flower
@@ -46,6 +44,7 @@ from fedmomentum.translate import factor, model_options, optimizer
 from fedmomentum.trees import num_bytes
 
 if TYPE_CHECKING:
+    from fedmomentum.gaussian_posterior import GaussianPosterior
     from fedmomentum.scenario import FederatedScenario
     from fedmomentum.scenario.client import Client
     from fedmomentum.simulation.ray_pool import RayPool
@@ -260,6 +259,8 @@ def build(
             raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
     judge: Predicting | GaussianPosterior | None
     if np.issubdtype(data.y.dtype, np.floating):
+        from fedmomentum.build_posterior import build_gaussian_posterior  # scipy.linalg takes its time to import
+
         judge = build_gaussian_posterior(scenario, data, network)
     else:
         judge = build_predicting(scenario, data, network, datasets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,8 @@ class Following:
     done: dict[str, Any] | None = None
     last: list[str] = field(default_factory=list)
     """The last lines of the log that were no events: they say why a server app that could not even begin did not."""
+    stays: dict[str, str] = field(default_factory=dict)
+    """Arm -> where on the server its final model is, which was too large to be sent."""
     _next: int = 0
     _models: dict[str, wire.Assembled] = field(default_factory=dict)
 
@@ -59,6 +62,9 @@ class Following:
         self._next = event["number"] + 1
         kind = event["kind"]
         if kind == "say":
+            self.say(event["text"])
+        elif kind == "stays":
+            self.stays[event["arm"]] = event["path"]
             self.say(event["text"])
         elif kind == "done":
             self.done = event
@@ -110,7 +116,12 @@ def deploy(
     )
     folder.write_provenance(provenance(data={}))
     run = "/".join(folder.path.parts[-2:])
-    return _carry_out(loaded, federation, replace(settings or Settings(), run=run), folder, listeners, say)
+    try:
+        return _carry_out(loaded, federation, replace(settings or Settings(), run=run), folder, listeners, say)
+    except UserError:
+        if not (folder.path / DEPLOYMENT).exists():  # nothing was started, so there is nothing to keep
+            shutil.rmtree(folder.path)
+        raise
 
 
 def resume(
@@ -171,6 +182,8 @@ def _carry_out(
             status = "interrupted"
         else:
             status = _status(following, ended, details)
+            if following.stays:
+                write_json(folder.path / DEPLOYMENT, {**facts, "models_on_server": following.stays})
             if status == "failed" and result.metrics:
                 result.warnings.append(f"go on with: fedmomentum deploy --resume {folder.path}")
             _finish(loaded, following, status)
@@ -222,13 +235,12 @@ def _reasons(lines: Sequence[str]) -> list[str]:
 
 def _finish(loaded: LoadedScenario, following: Following, status: str) -> None:
     """Draw the pictures and check the claims, as a simulation does."""
-    from fedmomentum.report import draw_metric
+    from fedmomentum.report import draw_outcome, draw_probes
 
     result, folder = following.result, following.folder
-    question = loaded.scenario.question or result.name
-    for metric in ("accuracy", "loss"):
-        if any(metric in row for rows in result.arms.values() for row in rows):
-            draw_metric(result.arms, metric, folder=folder.plots, question=question)
+    run = load_run(folder.path)
+    draw_outcome(run, loaded, result.arms, folder.plots)
+    draw_probes(run, folder=folder.plots, question=loaded.scenario.question or result.name)
     if status == "finished":
         from dataclasses import asdict
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -112,7 +113,16 @@ def _json(command: list[str], federation: str) -> dict[str, Any]:
     if done.returncode == 0 and answer.get("success", True) and answer:
         return answer if isinstance(answer, dict) else {}
     said = str(answer.get("error-message") or "").strip() or _last(done.stderr) or _last(done.stdout)
-    raise UserError(f"federation '{federation}': {said or f'flwr ended with {done.returncode}'}")
+    raise UserError(f"federation '{federation}': {_plain(said) or f'flwr ended with {done.returncode}'}")
+
+
+def _plain(text: str) -> str:
+    """Give what Flower says in one line, without what it says before the thing itself."""
+    text = " ".join(line.strip() for line in text.splitlines() if not line.startswith("Using SuperLink"))
+    text = re.sub(r"An unexpected error occurred while reading the Flower configuration file \([^)]*\)\. ", "", text)
+    if "SuperLink is unavailable" in text:
+        text += " Is the SuperLink up, and do 'insecure' and 'root-certificates' say what it speaks?"
+    return text.strip()
 
 
 def _last(text: str) -> str:

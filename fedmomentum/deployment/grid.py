@@ -18,6 +18,8 @@ from fedmomentum.protocol import GRADIENT_QUERY, NUM_EXAMPLES
 from fedmomentum.simulation import flower
 from fedmomentum.simulation.grid import RoundReport
 
+POLL = 0.25
+"""Seconds between two looks for replies."""
 SLACK = 10.0
 """Seconds after the deadline of a round at which Flower drops its messages; clocks of nodes may be off by as much."""
 
@@ -36,7 +38,7 @@ class DeployedGrid(Grid):
     """
 
     def __init__(
-        self, roster: Roster, *, timeout: float, arrived: Callable[[], None] = lambda: None, poll: float = 0.25
+        self, roster: Roster, *, timeout: float, arrived: Callable[[], None] = lambda: None, poll: float = POLL
     ) -> None:
         """Begin with nothing sent."""
         self.roster, self.timeout, self.arrived, self.poll = roster, timeout, arrived, poll

@@ -75,7 +75,8 @@ class Announcer:
             path = self.folder.arm(event.arm).path / MODEL
             size = path.stat().st_size if path.exists() else 0
             if size > self.largest:
-                self.say(f"the model has {size / 2**20:.0f} MiB and stays with the server: {path} (send-model)")
+                text = f"the model has {size / 2**20:.0f} MiB and stays with the server: {path} (send-model)"
+                self.tell("stays", arm=event.arm, path=str(path), text=text)
             elif size:
                 for values in chunks(path.read_bytes()):
                     self.tell("model", arm=event.arm, **values)

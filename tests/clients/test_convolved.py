@@ -13,11 +13,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedmomentum.clients import convolved as subject
+from fedmomentum.clients.collect import to_records
 from fedmomentum.clients.convolved import Convolved, read_blocks
+from fedmomentum.clients.examples import Examples
+from fedmomentum.clients.local import local_sgd
+from fedmomentum.clients.looped import LoopedTrainer
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.worker import Worker
 from fedmomentum.models import build
 from fedmomentum.models.objective import losses
+from fedmomentum.optim import Rule
 
 from .federation import federation, records, spec, train_task
 
@@ -210,11 +215,15 @@ def trained(data, clients, **settings):
     return dict(zip(result.members["client"], result.each, strict=True)), result
 
 
-@pytest.mark.parametrize("method", ["local_sgd", "scaffold"])
-def test_a_client_trains_as_with_autograd(method):
+BALL = {"name": "heavy_ball", "lr": 0.02, "momentum": 0.9}
+ADAM = {"name": "adam", "lr": 1e-3, "eps": 1e-2}
+
+
+@pytest.mark.parametrize(("method", "rule"), [("local_sgd", BALL), ("local_sgd", ADAM), ("scaffold", BALL)])
+def test_a_client_trains_as_with_autograd(method, rule):
     """Clients of 21, 3 and 16 examples in batches of 8: full, short and single ones."""
     data = federation((21, 3, 16), shape=SHAPE)
-    wanted = spec("cnn_small", shape=SHAPE, options={}, optimizer={"name": "heavy_ball", "lr": 0.02, "momentum": 0.9})
+    wanted = spec("cnn_small", shape=SHAPE, options={}, optimizer=rule)
     sent = records(wanted)
     if method == "scaffold":
         wanted = replace(wanted, method="scaffold")
@@ -227,6 +236,46 @@ def test_a_client_trains_as_with_autograd(method):
     for mine, theirs in zip(*ends, strict=True):
         for name, x in theirs["arrays"].items():
             np.testing.assert_allclose(mine["arrays"][name], x, rtol=0, atol=2e-6 * np.abs(x).max())
+
+
+def test_a_rule_may_keep_a_gradient():
+    """Descends the change of the gradient; the one that it kept must not become the next one."""
+
+    def update(grads, state, params):
+        return {n: 0.05 * (state["last"][n] - g) for n, g in grads.items()}, {"last": grads}
+
+    rule = Rule(lambda params: {"last": {n: torch.zeros_like(p) for n, p in params.items()}}, update)
+    ends = []
+    for vectorize in ("auto", "off"):
+        wanted = spec("cnn_small", shape=SHAPE, options={}, optimizer=ADAM, vectorize=vectorize)
+        trainer = LoopedTrainer(wanted, Network(wanted.model), lambda _: local_sgd(rule))
+        examples = Examples(federation((21, 3, 16), shape=SHAPE), "cpu")
+        sent = to_records(records(wanted), "cpu")
+        ends.append(trainer.train(train_task(range(3), reduce=True), sent, examples, 1.0).result(0).mean["arrays"])
+    for name, x in ends[1].items():
+        np.testing.assert_allclose(ends[0][name], x, rtol=0, atol=2e-6 * np.abs(x).max())
+
+
+def test_a_sum_that_goes_as_it_comes_is_the_same_sum():
+    """Folded blocks step while autograd goes back; here nothing goes back, and the steps are taken all the same."""
+    data = federation((21, 3, 16), shape=SHAPE)
+    wanted = spec("cnn_small", shape=SHAPE, options={}, optimizer=BALL)
+    sent = records(wanted)
+    plain, folded = (
+        Worker(wanted, data).run(train_task(range(3), reduce=True, fold=fold), sent) for fold in (False, True)
+    )
+    for name, x in plain.mean["arrays"].items():
+        moved = x - sent["arrays"][name]
+        mean = folded.sums["arrays"][name] / (21 + 3 + 16)
+        np.testing.assert_allclose(mean, moved, rtol=0, atol=1e-6 + 1e-4 * np.abs(moved).max())
+
+
+def test_nothing_is_computed_that_only_feeds_a_border():
+    """28x28 without the model's own crop: 26 rows, 24 of the first convolution, 12 pooled, 10 of the second, 5 pooled."""
+    layers = [nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 2, 3), nn.ReLU(), nn.MaxPool2d(2)]
+    module = nn.Sequential(*layers, nn.Flatten(), nn.Linear(50, 3))
+    blocks = read_blocks(module, dict(module.named_parameters()))
+    assert subject._sizes(blocks.convolutions, (28, 28)) == [(26, 26), (12, 12), (5, 5)]
 
 
 def test_the_clients_before_leave_no_trace():

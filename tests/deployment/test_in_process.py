@@ -316,6 +316,16 @@ def test_a_metric_that_one_client_makes_up_does_not_break_the_tables(tmp_path):
     assert result.status == "finished" and "made-up" not in load_run(result.folder).clients[0]
 
 
+def test_a_client_that_keeps_its_counts_does_not_tell_them_by_its_probes(tmp_path):
+    client = {"optimizer": {"name": "heavy_ball", "lr": 0.05}, "batch_size": 20, "probes": ["stability"]}
+    path = scenario(tmp_path, 6, client={**client, "probe_every": 1}, rounds=1)
+    telling = load_run(serve(path, nodes(6))[0].folder).clients
+    assert len({row["probe_gradients"] for row in telling}) > 1
+    for row in load_run(serve(path, nodes(6, report_counts=False))[0].folder).clients:
+        assert row["num-examples"] == 1.0 and "probe_stability" in row
+        assert row.keys().isdisjoint({"steps", "probe_gradients"})
+
+
 @pytest.mark.parametrize("name", ["dropout", "stragglers"])
 def test_what_only_a_simulation_can_do_is_refused(tmp_path, name):
     from fedmomentum.deployment.serverapp import kept

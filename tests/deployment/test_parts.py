@@ -11,11 +11,14 @@ from flwr.cli.config_utils import load_and_validate
 
 from fedmomentum import __version__
 from fedmomentum import scenario as scenarios
+from fedmomentum.course import Result
 from fedmomentum.deployment import wire
 from fedmomentum.deployment.appdir import app_name, toml, write_app
+from fedmomentum.deployment.deploy import Following
 from fedmomentum.deployment.settings import Settings
 from fedmomentum.errors import UserError
 from fedmomentum.events import End, Failure, RoundEnd, Start
+from fedmomentum.runs import RunFolder
 from tests.end_to_end.tiny import write
 from tests.house.test_fences import ROOT
 
@@ -99,6 +102,24 @@ def test_events_come_through_a_log_as_they_were():
     assert repr(wire.as_round(events[1]["event"])) == repr(ended)
     assert wire.as_end(events[2]["event"]) == End("failed", 2, "arm", "why")
     assert wire.read_event("nothing of ours") is None and wire.read_event(lines[0][:-5]) is None
+
+
+def test_a_model_that_is_too_large_is_named_where_it_stays(tmp_path):
+    loaded = scenarios.load(write(tmp_path))
+    made = [
+        RunFolder.at(tmp_path / side, "tiny", scenario_text=loaded.text, resolved=loaded.resolved(), hash=loaded.hash)
+        for side in ("there", "here")
+    ]
+    model = made[0].path / "model.safetensors"
+    model.write_bytes(bytes(2**20 + 1))
+    lines, said = [], []
+    announcer = wire.Announcer(made[0], largest=2**20, write=lines.append)
+    announcer.end(End("finished", 1, "", ""))
+    following = Following(made[1], Result("tiny", made[1].path), [], said.append)
+    for line in lines:
+        following.hear(line)
+    assert following.stays == {"": str(model)} and "1 MiB and stays with the server" in said[0]
+    assert not (made[1].path / model.name).exists()
 
 
 def test_a_model_comes_through_a_log_in_pieces_and_a_damaged_one_does_not():

@@ -138,4 +138,5 @@ def test_a_run_that_fails_on_the_server_fails_here_too(federation, tmp_path, cap
 def test_a_federation_that_is_not_there_is_a_users_error(federation, tmp_path, capsys):
     path = write(tmp_path, rounds=1, data=split(3), participation=ALL)
     code, _, said = command(capsys, "deploy", path, "--federation", "elsewhere", "--out", tmp_path / "runs")
-    assert code == 2 and "elsewhere" in said
+    assert code == 2 and "SuperLink connection 'elsewhere' not found" in said
+    assert not [*(tmp_path / "runs").rglob("*.json*")]
