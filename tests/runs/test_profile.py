@@ -51,6 +51,13 @@ def test_sums_by_phase_and_worker(tmp_path, monkeypatch):
     assert [e["dur"] for e in drawn] == [6e6, 3e6, 6e6, 2e6] and drawn[0]["ts"] == 1e7
     names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
     assert [names[e["pid"]] for e in drawn] == ["rounds", "worker a:1", "worker b:1", "worker b:1"]
+    for e in events:  # what the trace event format asks of metadata ("M") and of complete events ("X")
+        assert {"name", "ph", "pid", "tid", "args"} <= e.keys()
+        assert e["ph"] in ("M", "X")
+        assert type(e["pid"]) is int and type(e["tid"]) is int
+        if e["ph"] == "X":
+            assert e["ts"] >= 0 and e["dur"] >= 0 and isinstance(e["cat"], str)
+    assert {e["pid"] for e in drawn} == names.keys()
 
 
 @pytest.mark.parametrize("asked", [True, False])
