@@ -73,7 +73,7 @@ class Convolved:
         self._steps: OrderedDict[torch.Size, _Step] = OrderedDict()
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """Give the mean loss of examples ``[N, C, H, W]`` with what they ask for; ``.grad`` lives until the next call."""
+        """Give the mean loss of examples ``[N, C, H, W]`` with their targets; ``.grad`` lives until the next call."""
         for name, p in self.params.items():
             p.grad = self._grads[name]
         with torch.no_grad():
