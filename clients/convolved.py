@@ -73,7 +73,7 @@ class Convolved:
         self._steps: OrderedDict[torch.Size, _Step] = OrderedDict()
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """Give the mean loss of examples ``[N, C, H, W]`` with labels ``[N]``; ``.grad`` lives until the next call."""
+        """Give the mean loss of examples ``[N, C, H, W]`` with their targets; ``.grad`` lives until the next call."""
         for name, p in self.params.items():
             p.grad = self._grads[name]
         with torch.no_grad():
@@ -132,9 +132,13 @@ class _Step:
         for layer in self.dense:
             z = F.linear(hidden[-1], self.params[layer.weight], self.params[layer.bias] if layer.bias else None)
             hidden.append(z.relu_() if layer.relu else z)
-        logs = torch.log_softmax(hidden[-1], 1)
-        loss = F.nll_loss(logs, y)
-        dz = logs.exp_().scatter_add_(1, y[:, None], logs.new_full((1, 1), -1.0).expand(len(y), 1)).div_(len(y))
+        if y.is_floating_point():  # half the squared error
+            dz = hidden[-1].sub_(y).div_(len(y))
+            loss = dz.square().sum().mul_(len(y) / 2)
+        else:
+            logs = torch.log_softmax(hidden[-1], 1)
+            loss = F.nll_loss(logs, y)
+            dz = logs.exp_().scatter_add_(1, y[:, None], logs.new_full((1, 1), -1.0).expand(len(y), 1)).div_(len(y))
         for depth in range(len(self.dense) - 1, -1, -1):
             layer, before = self.dense[depth], hidden[depth]
             torch.mm(dz.T, before, out=self.grads[layer.weight])

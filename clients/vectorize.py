@@ -62,9 +62,16 @@ def choose(model: nn.Module, setting: Vectorize, device: str) -> tuple[bool, str
     return True, "a dense model: stacking saves dispatch"
 
 
-def training_path(network: Network, spec: ClientSpec, sizes: NDArray[np.integer]) -> str:
-    """Say in words which code trains the clients of a spec, of so many examples, for the run folder."""
-    words = _training_path(network, spec, sizes)
+def training_path(network: Network, spec: ClientSpec, sizes: NDArray[np.integer], *, numbers: bool = False) -> str:
+    """Say in words which code trains the clients of a spec, for the run folder.
+
+    Args:
+        network: of every client.
+        spec: what they do.
+        sizes: examples of each.
+        numbers: whether what is to be predicted are numbers, not classes.
+    """
+    words = _training_path(network, spec, sizes, numbers=numbers)
     if spec.precision == "float32":
         return words
     served = spec.precision == "tf32" or "autograd" in words
@@ -73,7 +80,7 @@ def training_path(network: Network, spec: ClientSpec, sizes: NDArray[np.integer]
     )
 
 
-def _training_path(network: Network, spec: ClientSpec, sizes: NDArray[np.integer]) -> str:
+def _training_path(network: Network, spec: ClientSpec, sizes: NDArray[np.integer], *, numbers: bool) -> str:
     module, hyper = network.module, {k: v for k, v in spec.optimizer.items() if k != "name"}
     if not choose(module, spec.vectorize, spec.device)[0]:
         names, params = list(network.params), list(network.params.values())
@@ -84,7 +91,8 @@ def _training_path(network: Network, spec: ClientSpec, sizes: NDArray[np.integer
         return "vmap of autograd"
     if heavy_ball(spec) is None:
         return "batched products, the rule itself"
-    form = dual(module, read_layers(module)) if spec.method == "local_sgd" and not spec.keep_state else None
+    plain = spec.method == "local_sgd" and not spec.keep_state and not numbers
+    form = dual(module, read_layers(module)) if plain else None
     words = "batched products with the momentum built in"
     if form is None:
         return words

@@ -137,15 +137,16 @@ class Federation:
     def facts(self) -> dict[str, object]:
         """Say what was chosen, for the run folder and the first line on the screen."""
         stacked, reason = choose(self.network.module, self.spec.vectorize, self.spec.device)
+        sizes, numbers = np.asarray(self.data.sizes), np.issubdtype(self.data.y.dtype, np.floating)
         return {
             "model": self.spec.model.name,
             "parameters": sum(p.numel() for p in self.network.params.values()),
             "clients": self.data.clients,
-            "train_examples": int(np.asarray(self.data.sizes).sum()),
+            "train_examples": int(sizes.sum()),
             "test_examples": len(self.data.test_y),
             "vectorize": "stacked" if stacked else "one by one",
             "vectorize_reason": reason,
-            "training": training_path(self.network, self.spec, np.asarray(self.data.sizes)),
+            "training": training_path(self.network, self.spec, sizes, numbers=numbers),
             "device": self.spec.device,
             "data_checksum": self.checksum,
         }

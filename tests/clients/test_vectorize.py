@@ -52,6 +52,12 @@ def test_the_path_in_words(model, settings, words):
     assert training_path(Network(wanted.model), wanted, np.array(SIZES)).endswith(words)
 
 
+def test_what_is_trained_on_numbers_has_no_dual_form():
+    wanted = spec("mlp", options={"hidden": [40]})
+    path = training_path(Network(wanted.model), wanted, np.array(SIZES), numbers=True)
+    assert path == "batched products with the momentum built in"
+
+
 def test_auto_goes_by_model_and_device_alone():
     dense = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     wide = nn.Sequential(nn.Flatten(), nn.Linear(1000, STACK_LIMIT // 1000))
