@@ -72,10 +72,13 @@ def test_the_run_folder_says_where_bf16_has_no_effect():
         assert training_path(Network(wanted.model), wanted, np.array([20])).endswith(words)
 
 
-@pytest.mark.parametrize("wanted", ["float32", "tf32"])
-def test_a_gpu_may_round_products_where_it_is_asked_to(wanted, monkeypatch):
-    for flags in (torch.backends.cuda.matmul, torch.backends.cudnn):
-        monkeypatch.setattr(flags, "allow_tf32", flags.allow_tf32)
-    precision.adopt(wanted, "cuda")
-    assert torch.backends.cuda.matmul.allow_tf32 == (wanted == "tf32")
-    assert torch.backends.cudnn.allow_tf32 == (wanted == "tf32")
+def test_a_gpu_may_round_products_where_it_is_asked_to():
+    both = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [flags.allow_tf32 for flags in both]
+    try:
+        for wanted in ("tf32", "float32", "tf32"):
+            precision.adopt(wanted, "cuda")
+            assert [flags.allow_tf32 for flags in both] == [wanted == "tf32"] * 2
+    finally:
+        for flags, value in zip(both, before, strict=True):
+            flags.allow_tf32 = value
