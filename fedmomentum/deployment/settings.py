@@ -43,7 +43,7 @@ class Settings:
         UserError: a value is not of its kind or out of range.
     """
 
-    scenario: str = "quickstart"
+    scenario: str = "two_clients"
     set: str = ""
     run: str = ""
     resume: bool = False
