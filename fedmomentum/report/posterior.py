@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fedmomentum.report.figure import FAINT, INK, PALETTE, figure, save, style
 
 if TYPE_CHECKING:
@@ -49,6 +47,8 @@ def draw_posterior(arms: Mapping[str, Path], *, folder: Path, question: str) -> 
 
 
 def _plane(axes: Axes, arms: Mapping[str, Any]) -> None:
+    import numpy as np
+
     target = next(iter(arms.values()))["target"]
     for (name, of), colour in zip(arms.items(), PALETTE, strict=False):
         points = np.array(of["points"])
@@ -68,6 +68,8 @@ def _plane(axes: Axes, arms: Mapping[str, Any]) -> None:
 
 
 def _ellipse(of: Mapping[str, Any], *, deviations: float = 2.0) -> tuple[Any, Any]:
+    import numpy as np
+
     angle = np.linspace(0, 2 * math.pi, 200)
     centre, covariance = np.array(of["mean"]), np.array(of["covariance"])
     if len(centre) < 2:
@@ -80,6 +82,7 @@ def _ellipse(of: Mapping[str, Any], *, deviations: float = 2.0) -> tuple[Any, An
 
 def _moments(axes: Axes, arms: Mapping[str, Any], which: int, title: str, label: str) -> None:
     """Draw one number of every arm, measured and predicted; of the first, squares are kept and roots shown."""
+    import numpy as np
 
     def shown(value: float) -> float:
         return math.sqrt(max(value, 0.0)) if which == 0 else value

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fedmomentum.report.curves import without_seed
 from fedmomentum.report.figure import FAINT, PALETTE, figure, head, save, style
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Table: TypeAlias = Mapping[str, Sequence[float | None]]
 
@@ -54,6 +54,8 @@ def draw_reliability(arms: Mapping[str, Path], *, folder: Path, question: str) -
 
 def _pooled(tables: Sequence[Table]) -> NDArray[Any]:
     """Give confidence and accuracy ``[bins, 2]`` of the predictions of several runs together, where there are many."""
+    import numpy as np
+
     number = np.array([table["number"] for table in tables], float)
     sums = [
         np.nansum(number * np.array([table[key] for table in tables], float), axis=0)
