@@ -60,8 +60,7 @@ class StackedTrainer:
         self._ball = heavy_ball(spec)
         self._layers = read_layers(network.module) if self._ball is not None else None
         # the dual form writes out the gradient of the cross entropy
-        numbers = np.issubdtype(examples.data.y.dtype, np.floating)
-        self._dual = None if numbers else dual(network.module, self._layers)
+        self._dual = None if examples.data.numbers else dual(network.module, self._layers)
         if self._dual is not None:
             most = most_kept(examples.data.sizes, self._dual.units, spec.gram_memory)
             self._grams = Grams(examples, bias=self._dual.first.bias is not None, most=most)

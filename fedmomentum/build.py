@@ -137,7 +137,7 @@ class Federation:
     def facts(self) -> dict[str, object]:
         """Say what was chosen, for the run folder and the first line on the screen."""
         stacked, reason = choose(self.network.module, self.spec.vectorize, self.spec.device)
-        sizes, numbers = np.asarray(self.data.sizes), np.issubdtype(self.data.y.dtype, np.floating)
+        sizes = np.asarray(self.data.sizes)
         return {
             "model": self.spec.model.name,
             "parameters": sum(p.numel() for p in self.network.params.values()),
@@ -146,7 +146,7 @@ class Federation:
             "test_examples": len(self.data.test_y),
             "vectorize": "stacked" if stacked else "one by one",
             "vectorize_reason": reason,
-            "training": training_path(self.network, self.spec, sizes, numbers=numbers),
+            "training": training_path(self.network, self.spec, sizes, numbers=self.data.numbers),
             "device": self.spec.device,
             "data_checksum": self.checksum,
         }
@@ -258,7 +258,7 @@ def build(
         if asked and not batch_norms(network.module):
             raise UserError(f"{path}: the model '{spec.model.name}' has no batch norm; leave it out")
     judge: Predicting | GaussianPosterior | None
-    if np.issubdtype(data.y.dtype, np.floating):
+    if data.numbers:
         from fedmomentum.build_posterior import build_gaussian_posterior  # scipy.linalg takes its time to import
 
         judge = build_gaussian_posterior(scenario, data, network)

@@ -98,6 +98,11 @@ class FederatedData:
         """Shape of one example, without the leading axis."""
         return self.x.shape[1:]
 
+    @property
+    def numbers(self) -> bool:
+        """Whether what is to be predicted are numbers, and not classes."""
+        return bool(np.issubdtype(self.y.dtype, np.floating))
+
     @cached_property
     def sizes(self) -> IntArray:
         """Training examples of every client, ``[C]``."""

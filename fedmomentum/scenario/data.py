@@ -124,11 +124,19 @@ class DataBlock(Block):
     """Whether an example has one class that a partition can go by."""
     natural: ClassVar[bool] = False
     """Whether examples belong to natural clients."""
+    made: ClassVar[str | None] = None
+    """The setting that says how many natural clients there are; None where only the data can tell."""
 
     @property
     def population(self) -> int | None:
         """Number of clients in the federation; None where only the data can tell."""
-        return self.partition.clients
+        return self.partition.clients or self._made_clients()
+
+    def _made_clients(self) -> int | None:
+        """Give the number of natural clients that are made, where the partition is theirs."""
+        if self.made is None or not isinstance(self.partition, Natural):
+            return None
+        return int(getattr(self, self.made))
 
     def misfits(self) -> Iterator[Misfit]:
         """Refuse a partition or a shift that the data set cannot have."""
@@ -150,6 +158,9 @@ class DataBlock(Block):
         if self.examples == "sequence" and (self.shift.noise or self.shift.gain):
             key = "noise" if self.shift.noise else "gain"
             yield Misfit(("shift", key), f"only numbers can be shifted; '{name}' has symbols")
+        asked, made = self.partition.clients or 0, self._made_clients()
+        if made is not None and asked > made:
+            yield Misfit(("partition", "clients"), f"{asked} clients, but data.{self.made} makes only {made}")
 
 
 class Digits(DataBlock):
@@ -205,16 +216,7 @@ class Synthetic(DataBlock):
     partition: Partition = Field(default=Natural(name="natural"), description="who holds which training examples")
     examples = "vector"
     natural = True
-
-    @property
-    def population(self) -> int | None:
-        """Number of clients in the federation."""
-        return self.partition.clients or (self.clients if isinstance(self.partition, Natural) else None)
-
-    def misfits(self) -> Iterator[Misfit]:
-        """Refuse more natural clients than are made."""
-        yield from super().misfits()
-        yield from _too_many(self.partition, self.clients, "clients")
+    made = "clients"
 
 
 class LeastSquares(DataBlock):
@@ -238,16 +240,11 @@ class LeastSquares(DataBlock):
     answers = "numbers"
     labelled = False
     natural = True
-
-    @property
-    def population(self) -> int | None:
-        """Number of clients in the federation."""
-        return self.partition.clients or (self.clients if isinstance(self.partition, Natural) else None)
+    made = "clients"
 
     def misfits(self) -> Iterator[Misfit]:
-        """Refuse more natural clients than are made, and inputs that cannot be uncorrelated."""
+        """Refuse inputs that cannot be uncorrelated."""
         yield from super().misfits()
-        yield from _too_many(self.partition, self.clients, "clients")
         if not self.correlated and self.examples_per_client < self.dim:
             yield Misfit(
                 ("examples_per_client",), f"expected at least dim = {self.dim} where inputs are not correlated"
@@ -304,23 +301,7 @@ class Text(DataBlock):
     examples = "sequence"
     labelled = False
     natural = True
-
-    @property
-    def population(self) -> int | None:
-        """Number of clients in the federation."""
-        return self.partition.clients or (self.groups if isinstance(self.partition, Natural) else None)
-
-    def misfits(self) -> Iterator[Misfit]:
-        """Refuse more natural clients than chunks."""
-        yield from super().misfits()
-        yield from _too_many(self.partition, self.groups, "groups")
+    made = "groups"
 
 
 Data: TypeAlias = Annotated[Digits | FashionMnist | Synthetic | LeastSquares | Npz | Private | Text, ByName()]
-
-
-def _too_many(partition: Partition, there_are: int, setting: str) -> Iterator[Misfit]:
-    if isinstance(partition, Natural) and (partition.clients or 0) > there_are:
-        yield Misfit(
-            ("partition", "clients"), f"{partition.clients} clients, but data.{setting} makes only {there_are}"
-        )
