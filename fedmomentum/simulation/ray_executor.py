@@ -65,6 +65,11 @@ class RayExecutor:
             self._coming = {position: built for position, built in self._coming.items() if built not in done}
         return [p for p in range(len(self.pool.actors)) if p not in self._coming] or list(self._coming)
 
+    def ready(self) -> bool:
+        """Say whether a worker can begin at once."""
+        self.there()
+        return len(self._coming) < len(self.pool.actors)
+
     @property
     def replaced(self) -> int:
         """Workers that died or were given up, and were replaced."""

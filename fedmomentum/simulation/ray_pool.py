@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from fedmomentum.errors import UserError
+from fedmomentum.simulation.ray_parts import only_what_actors_need
 
 _MALLOC = str(1 << 30)
 WORKER_ENVIRONMENT = {
@@ -78,7 +79,8 @@ def start_ray(address: str | None, *, cpus: int | None = None) -> bool:
     os.environ.update(WORKER_ENVIRONMENT)  # a local Ray's workers inherit it, which saves a runtime environment
     try:
         # "local": not a cluster that happens to run on this machine
-        ray.init(address="local", include_dashboard=False, num_cpus=cpus, _system_config=_LOCAL_SETTINGS, **common)
+        with only_what_actors_need():
+            ray.init(address="local", include_dashboard=False, num_cpus=cpus, _system_config=_LOCAL_SETTINGS, **common)
     finally:
         for name, value in before.items():
             if value is None:
@@ -201,13 +203,19 @@ class RayPoolStart:
         self._thread.start()
 
     def _keep(self, settings: dict[str, Any]) -> None:
-        """Start the pool and stay: Linux ends Ray's processes with the thread that started them."""
+        """Start the pool, stay, and end it: Linux ends Ray's processes with the thread that started them."""
         try:
             self._pool = RayPool(**settings)
         except BaseException as error:  # handed to the thread that waits for the pool
             self._error = error
         self._ready.set()
         self._over.wait()
+        if self._pool is not None:
+            self._pool.close()
+
+    def known(self) -> bool:
+        """Say whether it is known by now if there is a pool: :meth:`pool` answers at once then."""
+        return self._ready.is_set()
 
     def pool(self) -> RayPool:
         """Wait for the pool.
@@ -221,12 +229,14 @@ class RayPoolStart:
         assert self._pool is not None
         return self._pool
 
-    def close(self) -> None:
-        """Wait for the pool and end it, if it ever came up."""
-        self._ready.wait()
-        if self._pool is not None:
-            self._pool.close()
+    def leave(self) -> None:
+        """Say that nobody needs the pool any more: it ends in the background, as soon as it is up."""
         self._over.set()
+
+    def close(self) -> None:
+        """End the pool, if it ever comes up, and wait until it is gone."""
+        self.leave()
+        self._thread.join()
 
 
 class SharedRay:

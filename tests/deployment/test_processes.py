@@ -89,7 +89,8 @@ def test_inline_ray_and_deployed_give_the_same_model_whoever_is_slow(federation,
     assert code == 0, said
     code, inline, said_inline = command(capsys, "run", path, *out)
     assert code == 0, said_inline
-    code, ray, said_ray = command(capsys, "run", path, *out, "--set", "engine.name=ray", "--set", "engine.workers=2")
+    actors = ("engine.name=ray", "engine.workers=2", "engine.early=false")
+    code, ray, said_ray = command(capsys, "run", path, *out, *(word for one in actors for word in ("--set", one)))
     assert code == 0, said_ray
     folders = [load_run(answer["folder"]).path for answer in (deployed, inline, ray)]
     for arm in ARMS:
