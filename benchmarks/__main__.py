@@ -1,4 +1,4 @@
-"""Run every benchmark, or one: ``python -m benchmarks [engine | driver | scale | gpu | samplers] ...`` or ``make bench``."""
+"""Run every benchmark, or one: ``python -m benchmarks [engine | driver | scale | ...]`` or ``make bench``."""
 
 from __future__ import annotations
 
