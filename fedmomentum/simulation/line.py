@@ -33,7 +33,7 @@ class LineBrokenError(Exception):
 class Letter:
     """A note, and objects with it, which have to be opened before the next letter is received."""
 
-    def __init__(self, note: Any, parts: list[Callable[[], Any] | None]) -> None:
+    def __init__(self, note: Any, parts: list[Callable[[], Any]]) -> None:
         """Hold what unpacks the objects."""
         self.note, self._parts = note, parts
 
@@ -43,9 +43,7 @@ class Letter:
         Raises:
             Exception: it cannot be unpickled here.
         """
-        part = self._parts.pop(0)
-        assert part is not None
-        return part()
+        return self._parts.pop(0)()
 
 
 class Line:
@@ -191,6 +189,10 @@ class Door:
         self._socket.bind(self.address)
         self._socket.listen()
         self._socket.setblocking(False)
+
+    def fileno(self) -> int:
+        """Give what can be waited for until somebody comes in."""
+        return self._socket.fileno()
 
     def enter(self, press: Press) -> Line | None:
         """Give the line to who has come in, if anybody has, and close the door."""

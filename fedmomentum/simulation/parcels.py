@@ -111,7 +111,7 @@ class Press:
         if _SCRIPT in stream:
             buffers.clear()
             stream = self._dumps(value, protocol=5, buffer_callback=buffers.append)
-        pieces = [stream, *(buffer.raw() for buffer in buffers)]
+        pieces: list[Any] = [stream, *(buffer.raw() for buffer in buffers)]
         lengths = tuple(len(piece) for piece in pieces)
         if layout(lengths)[1] <= LIGHT:
             return Packed(lengths, pieces)
@@ -119,8 +119,8 @@ class Press:
         index = np.array(lengths, np.uint64)
         begin = 0 if sheet.once else SEATS
         places, _ = layout((index.nbytes, *lengths), begin, paged=sheet.once)
-        for piece, place in zip((index.data, *pieces), places, strict=True):
-            _write(sheet.file, memoryview(piece).cast("B"), place)
+        for piece, place in zip((index.tobytes(), *pieces), places, strict=True):
+            _write(sheet.file, memoryview(piece), place)
         return Packed(lengths, [], sheet)
 
     def _sheet(self, lengths: Sequence[int]) -> Sheet:
@@ -198,7 +198,7 @@ def from_bytes(lengths: Sequence[int], data: memoryview, *, own: bool) -> Any:
         return pickle.loads(data[: lengths[0]])
     space = np.empty(len(data) + _LINE, np.uint8)
     first = -space.ctypes.data % _LINE
-    held = memoryview(space)[first : first + len(data)]
+    held = space.data[first : first + len(data)]
     held[:] = data
     return _unpack(held if own else held.toreadonly(), lengths, layout(lengths)[0])
 
@@ -231,7 +231,7 @@ class Reading:
         root = np.frombuffer(self._map, np.uint8)
         if not self._once:
             _when_gone(root, _leave, self._map, seat)
-        held = memoryview(root)
+        held = root.data
         return lambda: _unpack(held if own else held.toreadonly(), lengths, places)
 
     def _piece_by_piece(self, lengths: Sequence[int], places: Sequence[int]) -> Any:
@@ -240,7 +240,7 @@ class Reading:
             root = np.frombuffer(self._map, np.uint8, length, place)
             if whole := length // mmap.PAGESIZE * mmap.PAGESIZE:
                 _when_gone(root, _give_back, self._map, place, whole)
-            views.append(memoryview(root))
+            views.append(root.data)
         return pickle.loads(views[0], buffers=views[1:])
 
 

@@ -59,8 +59,8 @@ class RayExecutor:
     def _build(self, position: int) -> None:
         self._coming[position] = self.pool.actors[position].build.remote(self._make, *self._resident)
 
-    def there(self, timeout: float | None = 0.0) -> list[int]:
-        """Give the workers that can begin; where there is none yet, wait so long for one (None: as long as it takes).
+    def there(self) -> list[int]:
+        """Give the workers that can begin.
 
         One that takes the place of a worker whose machine is gone may have to wait for another machine.
 
@@ -68,14 +68,19 @@ class RayExecutor:
             Exception: whatever was raised where a worker was built.
         """
         if self._coming:
-            wanted = list(self._coming.values())
-            done, _ = ray.wait(wanted, num_returns=len(wanted), timeout=0)
-            if not done and not self._hands and timeout != 0.0:
-                done, _ = ray.wait(wanted, num_returns=1, timeout=timeout)
-            for position, built in list(self._coming.items()):
-                if built in done:
-                    self._welcome(position)
+            done, _ = ray.wait(list(self._coming.values()), num_returns=len(self._coming), timeout=0)
+            for position in [position for position, built in self._coming.items() if built in done]:
+                self._welcome(position)
         return sorted(self._hands)
+
+    def _await(self, workers: int, timeout: float | None) -> list[int]:
+        """Wait for so many of the workers that are coming."""
+        ray.wait(list(self._coming.values()), num_returns=workers, timeout=timeout)
+        return self.there()
+
+    def someone(self) -> int:
+        """Give the worker for an errand: the last one, because the first ones get the largest blocks."""
+        return (self.there() or self._await(1, None))[-1]
 
     def _welcome(self, position: int) -> None:
         """Find the way to a worker that has been built, or is gone, which is found when it is given something."""
@@ -113,6 +118,8 @@ class RayExecutor:
         deadline = None if timeout is None else time.monotonic() + timeout
         results: list[Any] = [None] * len(tasks)
         deaths = [0] * len(tasks)
+        if not self.there():  # they come up side by side, and the first one is not to get everything
+            self._await(len(self._coming), timeout if timeout is None else max(0.0, timeout))
         waiting = deque(range(len(tasks)))
         running: dict[int, tuple[int, int]] = {}
         load = [0] * len(self.pool.actors)
@@ -187,7 +194,7 @@ class RayExecutor:
         answers: list[tuple[int, Any]] = []
         dead: list[tuple[int, str]] = []
         if not self._hands:
-            self.there(timeout)
+            self._await(1, timeout)
             return answers, dead
         for key, _ in self._ears.select(timeout):
             try:
@@ -249,7 +256,7 @@ class _Errand:
         self._start()
 
     def _start(self) -> None:
-        self.actor = self._executor.there(None)[-1]  # the first ones get the largest blocks
+        self.actor = self._executor.someone()
         self.done = self._lost = False
         self._executor.errands[self._executor.give(self.actor, self._method, self._task, self._sent)] = self
 

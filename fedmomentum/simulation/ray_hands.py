@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
 
 from fedmomentum.simulation.line import Line, LineBrokenError
 from fedmomentum.simulation.parcels import Packed, Press
@@ -118,13 +118,13 @@ class Direct:
 
     def take(self) -> list[tuple[int, Any]]:
         """Take the answers that are there."""
-        taken = []
+        taken: list[tuple[int, Any]] = []
         try:
             while (letter := self._line.receive(wait=False)) is not None:
                 taken.append((letter.note, letter.open()))
         except LineBrokenError as error:
             if not taken:  # else those first: the end comes again
-                raise HandLostError(RayActorError.__name__) from error
+                raise HandLostError(ActorDiedError.__name__) from error
         return taken
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ class Called:
         """Take the answers that are there."""
         with suppress(BlockingIOError):
             self._bell.recv(1 << 12)
-        taken = []
+        taken: list[tuple[int, Any]] = []
         while self._done:
             ticket, done = self._done[0]
             error = done.exception()

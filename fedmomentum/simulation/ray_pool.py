@@ -214,8 +214,9 @@ class _Way:
         """What ends when the actor serves the line no more."""
 
     def line(self, press: Press) -> Line | None:
-        if self._door is not None:
-            self._door, self._line = None, self._door.enter(press)
+        door, self._door = self._door, None
+        if door is not None:
+            self._line = door.enter(press)
         return self._line
 
     def rest(self) -> None:
