@@ -31,6 +31,8 @@ from fedmomentum import __version__
 Kind = Literal["join", "train", "evaluate", "gradient"]
 FLOWERS = "flwr-clientapp"
 """Flower's command for one message: elsewhere (its simulation, a test) a process stays by itself."""
+MAKE_ROOM = b""
+"""In place of a message: who has not worked for a while may end."""
 _LENGTH = struct.Struct("<Q")
 _CREDENTIALS = struct.Struct("3i")
 """Process, user and group of a peer, as Linux gives them."""
@@ -112,7 +114,7 @@ class Resident:
             fcntl.flock(place, fcntl.LOCK_UN)
 
     def _start(self, place: int) -> None:
-        sweep(place)
+        sweep(place, f"{self.parent}-")
         parent = os.pidfd_open(self.parent)
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(_address(place, self.name))
@@ -151,7 +153,7 @@ def resident(asked: Asked, run: int, node: int) -> Resident | None:
     except OSError as error:
         log(WARNING, "data are read anew for each message, for no process can stay: %s", error)
         return None
-    return Resident(hashlib.sha256(repr(known).encode()).hexdigest()[:32], parent)
+    return Resident(f"{parent}-{hashlib.sha256(repr(known).encode()).hexdigest()[:32]}", parent)
 
 
 # ---- the folder of the sockets -----------------------------------------------------------------------------------
@@ -188,14 +190,16 @@ def knock(place: int, name: str) -> socket.socket | None:
     return line
 
 
-def sweep(place: int) -> None:
-    """Remove the sockets of those that were killed."""
+def sweep(place: int, mine: str) -> None:
+    """Remove the sockets of those that were killed, and tell those of the same SuperNode that another run begins."""
     for name in os.listdir(place):
         line = knock(place, name)
         if line is None:
             leave(place, name)
-        else:
-            line.close()
+            continue
+        with line, suppress(OSError):
+            if name.startswith(mine):
+                send(line, MAKE_ROOM)
 
 
 def leave(place: int, name: str) -> None:

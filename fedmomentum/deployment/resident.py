@@ -1,7 +1,8 @@
 """The process that stays for a node and a run: it holds torch, the network and the data from message to message.
 
 It ends with the process that all of Flower's processes for this node come from, when it has had nothing to do for a
-while, when whoever waits for an answer goes away, and after a failure, so that the next message begins afresh.
+while (a shorter one where another run begins on the node), when whoever waits for an answer goes away, and after a
+failure, so that the next message begins afresh.
 """
 
 from __future__ import annotations
@@ -12,29 +13,34 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Thread
 
 from fedmomentum.deployment.desk import Desk
-from fedmomentum.deployment.handover import Asked, Done, leave, receive, room, same_user, send
+from fedmomentum.deployment.handover import MAKE_ROOM, Asked, Done, leave, receive, room, same_user, send
 from fedmomentum.errors import UserError
 
 IDLE = 300.0
 """Seconds after which one that nobody has asked anything ends: to start another one costs little beside that."""
+RESTED = 60.0
+"""The same where another run begins on the node: its data need room too, and this one's run is probably over."""
 
 
-def serve(listener: socket.socket, desk: Desk, *, idle: float = IDLE) -> None:
+def serve(listener: socket.socket, desk: Desk, *, idle: float = IDLE, rested: float = RESTED) -> None:
     """Answer whoever connects, one after another, until nobody does or something fails.
 
     Args:
         listener: listens; the caller closes it.
         desk: does the work.
         idle: seconds to wait for the next one.
+        rested: seconds since the last one after which it makes room for another run.
     """
-    listener.settimeout(idle)
+    worked = time.monotonic()
     while True:
+        listener.settimeout(max(0.001, worked + idle - time.monotonic()))
         try:
             line, _ = listener.accept()
         except TimeoutError:
@@ -43,20 +49,24 @@ def serve(listener: socket.socket, desk: Desk, *, idle: float = IDLE) -> None:
             request = receive(line) if same_user(line) else None
             if request is None:
                 continue
+            if len(request) == len(MAKE_ROOM):
+                if time.monotonic() - worked > rested:
+                    return
+                continue
+            asked, request = pickle.loads(request), None  # a large model need not lie here twice
             with _ending_with(line):
-                answer, failed = _answer(desk, request)
+                answer, failed = _answer(desk, asked)
             with suppress(OSError):
                 send(line, answer)
+            del asked, answer
         if failed:
             return
         desk.prepare()
+        worked = time.monotonic()
 
 
-def _answer(desk: Desk, request: bytearray) -> tuple[bytes, bool]:
+def _answer(desk: Desk, asked: Asked) -> tuple[bytes, bool]:
     """Give what to send back, and whether it failed in a way that this process should not outlive."""
-    asked = pickle.loads(request)
-    assert isinstance(asked, Asked)
-    del request
     try:
         done: Done | Exception = desk.work(asked)
     except Exception as error:

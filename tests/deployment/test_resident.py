@@ -171,13 +171,25 @@ def test_it_ends_with_its_supernode_and_takes_its_socket_along(lobby, tmp_path):
         assert not [*lobby.iterdir()]
 
 
-def test_it_ends_after_an_idle_time(tmp_path):
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "it"))
+def test_it_ends_after_an_idle_time_and_sooner_where_another_run_begins(lobby):
+    with room() as place, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(handover._address(place, "7-it"))
         listener.listen()
-        began = time.monotonic()
-        staying.serve(listener, Desk(), idle=0.2)
-        assert time.monotonic() - began >= 0.2
+
+        def lasts(idle, rested):
+            began = time.monotonic()
+            with ThreadPoolExecutor(1) as others:
+                serving = others.submit(staying.serve, listener, Desk(), idle=idle, rested=rested)
+                time.sleep(0.05)
+                handover.sweep(place, "8-")  # another SuperNode's
+                time.sleep(0.05)
+                handover.sweep(place, "7-")
+                serving.result(20)
+            return time.monotonic() - began
+
+        assert lasts(0.2, 10.0) >= 0.2
+        assert lasts(10.0, 0.08) < 5.0
+        assert lasts(0.5, 0.3) >= 0.5  # it has worked too recently
 
 
 def test_nobody_else_may_enter(lobby, tmp_path, monkeypatch):
@@ -221,7 +233,7 @@ def test_sockets_of_the_dead_are_swept_and_those_of_the_living_are_not(lobby):
             if name == "dead":
                 listener.close()
         assert knock(place, "dead") is None
-        handover.sweep(place)
+        handover.sweep(place, "nobody")
         assert [entry.name for entry in lobby.iterdir()] == ["living"]
 
 
