@@ -23,7 +23,7 @@ MEMORY = "fedmomentum."
 _TELL_SIZES = (NUM_EXAMPLES, "steps", "probe_gradients")
 """Metrics that tell how many examples a client has."""
 
-
+Kind: TypeAlias = Literal["train", "evaluate", "gradient"]
 Mod: TypeAlias = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
 """What Flower calls a mod: message, context and the next callable -> reply."""
 
@@ -96,21 +96,38 @@ def app_of(sit: Callable[[Message, Context], Seat], *, mods: Sequence[Mod] = ())
     return app
 
 
-def respond(message: Message, context: Context, seat: Seat, kind: Literal["train", "evaluate", "gradient"]) -> Message:
+def respond(message: Message, context: Context, seat: Seat, kind: Kind) -> Message:
     """Do what a message asks for, and remember in the context what the client keeps.
 
     Raises:
         ClientFailed: the client's training failed.
     """
-    content, client, drawer = message.content, seat.client, MEMORY + seat.drawer
-    config = next(iter(content.config_records.values()), ConfigRecord())
+    drawer = MEMORY + seat.drawer
+    reply, kept = work(message.content, recall(context.state, drawer), seat, kind)
+    remember(context.state, drawer, kept)
+    return Message(reply, reply_to=message)
+
+
+def work(content: RecordDict, kept: State, seat: Seat, kind: Kind) -> tuple[RecordDict, State]:
+    """Do what the content of a message asks for; give the content of the reply and what the client keeps from now on.
+
+    Args:
+        content: of the message.
+        kept: what the client has kept so far.
+        seat: what it works with.
+        kind: what it is asked for.
+
+    Raises:
+        ClientFailed: the client's training failed.
+    """
+    client = seat.client
     task = BlockTask(
         index=0,
         kind=kind,
-        round=int(cast(int, config.get(SERVER_ROUND, 1))),
+        round=round_of(content),
         clients=(client,),
         reduce=False,
-        memory={client: _recall(context.state, drawer)},
+        memory={client: kept},
     )
     result = seat.worker.run(task, records_of(content))
     assert result is not None
@@ -122,9 +139,13 @@ def respond(message: Message, context: Context, seat: Seat, kind: Literal["train
     reply = RecordDict({METRICS: MetricRecord(numbers)})  # type: ignore[arg-type]
     for record, arrays in (result.each[0] if result.each else {}).items():
         reply[record] = ArrayRecord({name: Array(value) for name, value in arrays.items()})
-    for slot, tree in result.memory.get(client, {}).items():
-        context.state[drawer + slot] = ArrayRecord({n: Array(t.detach().cpu().numpy()) for n, t in tree.items()})
-    return Message(reply, reply_to=message)
+    return reply, result.memory.get(client, kept)
+
+
+def round_of(content: RecordDict) -> int:
+    """Give the number of the round that the content of a message belongs to."""
+    config = next(iter(content.config_records.values()), ConfigRecord())
+    return int(cast(int, config.get(SERVER_ROUND, 1)))
 
 
 def records_of(content: RecordDict, read: Callable[[ArrayRecord], Arrays] | None = None) -> dict[str, Arrays]:
@@ -135,16 +156,25 @@ def records_of(content: RecordDict, read: Callable[[ArrayRecord], Arrays] | None
         read: gives the arrays of a record; by default they are copied.
     """
     read = read or (lambda record: {name: array.numpy() for name, array in record.items()})
-    named = {name: read(record) for name, record in content.array_records.items()}
+    named = {name: read(record) for name, record in content.items() if isinstance(record, ArrayRecord)}
     if named and ARRAYS not in named:
         first = next(iter(named))
         named = {ARRAYS: named.pop(first), **named}
     return named
 
 
-def _recall(state: RecordDict, drawer: str) -> State:
+def recall(state: RecordDict, drawer: str) -> State:
+    """Give what a context keeps in records with a prefix."""
     return {
         slot.removeprefix(drawer): {n: torch.from_numpy(a.numpy()) for n, a in record.items()}
         for slot, record in state.array_records.items()
         if slot.startswith(drawer)
     }
+
+
+def remember(state: RecordDict, drawer: str, kept: State) -> None:
+    """Let a context keep this, and nothing else, in records with a prefix."""
+    for key in [key for key in state.array_records if key.startswith(drawer)]:
+        del state[key]
+    for slot, tree in kept.items():
+        state[drawer + slot] = ArrayRecord({n: Array(t.detach().cpu().numpy()) for n, t in tree.items()})

@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fedmomentum.clients.app import round_of
 from fedmomentum.deployment.roster import Roster
 from fedmomentum.deployment.terms import TERMS
 from fedmomentum.events import Failure
@@ -44,6 +45,8 @@ class DeployedGrid(Grid):
         self.roster, self.timeout, self.arrived, self.poll = roster, timeout, arrived, poll
         self._inner = roster.grid
         self._sent: dict[str, Message] = {}
+        self.used: dict[int, int] = {}
+        """Client -> the last round in which a reply of it counted: what it kept after a later one is void."""
         self.report = RoundReport()
 
     # ---- what Flower asks of a grid ----------------------------------------------------------------------------
@@ -83,7 +86,7 @@ class DeployedGrid(Grid):
         for reply in self._inner.pull_messages(list(message_ids)):
             asked = self._sent.pop(reply.metadata.reply_to_message_id, None)
             if asked is not None:
-                found.append(self._checked(reply, asked.metadata.dst_node_id))
+                found.append(self._checked(reply, asked))
         return found
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -122,11 +125,12 @@ class DeployedGrid(Grid):
 
     def state_dict(self) -> dict[str, object]:
         """Give what a run that goes on has to know; what clients keep stays with them."""
-        return self.roster.state_dict()
+        return {**self.roster.state_dict(), "used": dict(self.used)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         self.roster.load_state_dict(state)
+        self.used = dict(state["used"])
 
     # ---- steps -------------------------------------------------------------------------------------------------
 
@@ -149,14 +153,15 @@ class DeployedGrid(Grid):
         member = self.roster.member(client)
         if member is None:
             raise ValueError(f"client {client} is not there")
-        terms = replace(self.roster.terms, client=client).record()
+        terms = replace(self.roster.terms, client=client, used=self.used.get(client, 0)).record()
         content = RecordDict({**message.content, TERMS: terms})
         meta = message.metadata
         ttl = meta.ttl if lives is None else min(meta.ttl, lives)
         return Message(content, member.node, meta.message_type, ttl=ttl, group_id=meta.group_id)
 
-    def _checked(self, reply: Message, client: int) -> Message:
+    def _checked(self, reply: Message, asked: Message) -> Message:
         """Give a node's reply as its client's, or the error that it amounts to."""
+        client = asked.metadata.dst_node_id
         reply = flower.from_node(reply, client)
         if reply.has_error():
             self.report.failures.append(Failure(client, _reason(reply)))
@@ -170,6 +175,8 @@ class DeployedGrid(Grid):
             reason = f"it reports {told:g} examples and announced {'none' if announced is None else announced}"
             self.report.failures.append(Failure(client, reason, "rejected"))
             return flower.as_error(reply, f"client {client}: {reason} [rejected]")
+        if asked.metadata.message_type == MessageType.TRAIN:
+            self.used[client] = round_of(asked.content)
         return reply
 
     def _failed(self, message: Message, failure: Failure) -> Message:

@@ -1,22 +1,67 @@
 """What a SuperNode's config says, and which data that is: its own, or a part of the scenario's for a rehearsal.
 
 The keys of the node config are ``data`` (a file or folder, see :func:`fedmomentum.data.own.read_own`), ``partition-id``
-and ``num-partitions`` as in any Flower app, ``report-counts`` (``false`` keeps the number of examples secret), and
-``state`` (a folder for what the client keeps between rounds, see :mod:`fedmomentum.deployment.memory`).
+and ``num-partitions`` as in any Flower app, ``report-counts`` (``false`` keeps the number of examples secret),
+``state`` (a folder for what the client keeps between rounds, see :mod:`fedmomentum.deployment.memory`), and
+``resident`` (``false`` lets no process stay between two messages, see :mod:`fedmomentum.deployment.resident`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from fedmomentum.build_data import build_data
-from fedmomentum.data import FederatedData
+from fedmomentum.data import Dataset, FederatedData
+from fedmomentum.data.dataset import Array, Ints
 from fedmomentum.data.own import Wanted, own_data, read_own
-from fedmomentum.deployment.settings import Settings
 from fedmomentum.deployment.terms import Answer, Terms
 from fedmomentum.errors import UserError
-from fedmomentum.scenario import FederatedScenario
+from fedmomentum.scenario import FederatedScenario, LoadedScenario
+
+
+class Reader:
+    """Reads data, and keeps what it read last: it is not read again while the files are the same."""
+
+    def __init__(self) -> None:
+        """Read nothing yet."""
+        self._own: tuple[Hashable, Array, Ints] | None = None
+        self._datasets: dict[str, Dataset] = {}
+
+    def own(self, place: str, wanted: Wanted) -> tuple[Array, Ints]:
+        """Give a node's own data.
+
+        Raises:
+            UserError: they are not there, or not what is wanted.
+        """
+        key = (stamp(place), wanted)
+        if self._own is None or self._own[0] != key:
+            self._own = None
+            self._own = (key, *read_own(place, wanted))
+        return self._own[1:]
+
+    def parts(self, scenario: FederatedScenario) -> FederatedData:
+        """Give the scenario's own data, split over its clients."""
+        data = build_data(scenario, self._datasets)[0]
+        for older in list(self._datasets)[:-1]:
+            del self._datasets[older]
+        return data
+
+
+def stamp(place: str) -> Hashable:
+    """Give what tells whether files have changed: name, size and time of a file, or of what lies in a folder.
+
+    A folder in it counts by the time at which something was put into it or taken out.
+    """
+    path = Path(place).expanduser()
+    found = []
+    with suppress(OSError):  # what is not there is said when it is read
+        for entry in (path, *(sorted(path.iterdir()) if path.is_dir() else ())):
+            about = entry.stat()
+            found.append((str(entry), about.st_ino, about.st_size, about.st_mtime_ns))
+    return tuple(found)
 
 
 class Node:
@@ -24,22 +69,28 @@ class Node:
 
     Args:
         config: its node config.
-        run_config: of the run.
+        loaded: the scenario of the run.
         terms: what the server told it.
+        reader: reads the data.
 
     Raises:
-        UserError: a value of the config is not of its kind, or the scenario of the run config has no such arm.
+        UserError: a value of the config is not of its kind, or the scenario has no such arm.
     """
 
-    def __init__(self, config: Mapping[str, Any], run_config: Mapping[str, Any], terms: Terms) -> None:
-        """Read the configs; no data yet."""
-        self.terms = terms
+    def __init__(self, config: Mapping[str, Any], loaded: LoadedScenario, terms: Terms, reader: Reader) -> None:
+        """Read the config; no data yet."""
+        self.terms, self._reader = terms, reader
         self.partition: int = _value(config, "partition-id", int, -1)
         self.partitions: int = _value(config, "num-partitions", int, -1)
         self.place: str = _value(config, "data", str, "")
         self.state: str = _value(config, "state", str, "")
         self.counts: bool = _value(config, "report-counts", bool, True)
-        self.scenario = _scenario(run_config, terms)
+        _value(config, "resident", bool, True)
+        self.scenario = _arm(loaded, terms)
+
+    def stamp(self) -> Hashable:
+        """Give what tells whether its own data have changed."""
+        return stamp(self.place) if self.place else None
 
     def data(self, client: int) -> FederatedData:
         """Give the data that it trains on as those of a client.
@@ -53,13 +104,13 @@ class Node:
                 raise UserError("node config: neither 'data' nor 'partition-id' says what this node trains on")
             if scenario.data.name == "private":
                 raise UserError("node config: 'data' is missing; the scenario has no data of its own")
-            data = build_data(scenario)[0]
+            data = self._reader.parts(scenario)
             if self.partition >= data.clients:
                 raise UserError(
                     f"node config: partition-id is {self.partition}; the scenario has 0 .. {data.clients - 1}"
                 )
             return data
-        x, y = read_own(self.place, Wanted(self.terms.shape, self.terms.dtype, self.terms.classes))
+        x, y = self._reader.own(self.place, Wanted(self.terms.shape, self.terms.dtype, self.terms.classes))
         if y.ndim != 1 and self.terms.dtype != "int64":
             raise UserError(f"{self.place}: labels of shape {list(y.shape[1:])}; one label an example is needed")
         held_out = scenario.data.validation
@@ -78,8 +129,7 @@ class Node:
         return Answer(self.partition, self.partitions, examples if self.counts else -1)
 
 
-def _scenario(config: Mapping[str, Any], terms: Terms) -> FederatedScenario:
-    loaded = Settings.read(config).load()
+def _arm(loaded: LoadedScenario, terms: Terms) -> FederatedScenario:
     for arm in loaded.arms:
         if arm.name == terms.arm and isinstance(arm.scenario, FederatedScenario):
             return arm.scenario

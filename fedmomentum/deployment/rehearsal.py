@@ -1,9 +1,10 @@
 """``make rehearse``: a federation on loopback ports, a scenario on it, and its rounds beside Flower's own floor.
 
 ``python -m fedmomentum.deployment.rehearsal [SCENARIO] [--nodes N] [--rounds R]``. The floor is measured in the same
-rehearsal, before and after the scenario: an app whose clients import torch, as any that trains does, and send the model
-back as it came. Every other round waits for replies as Flower's own grid does, which looks for them every 3 s, the
-others wait as ours does; that has nothing to do with what clients cost, so our cost is what comes on top of the latter.
+rehearsal, before and after the scenario: an app whose clients send the model back as it came. A third of its rounds
+waits for replies as Flower's own grid does, which looks for them every 3 s. The others wait as ours does, which has
+nothing to do with what clients cost, so our cost is what comes on top of these. In a third the clients import torch, as
+those of any app that trains in the process of its message have to.
 """
 
 from __future__ import annotations
@@ -51,8 +52,7 @@ _APP = '''\
 import time
 
 import numpy as np
-import torch
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
@@ -62,7 +62,10 @@ server = ServerApp()
 
 @client.train()
 def train(message, context):
-    assert torch.is_tensor(torch.zeros(1))
+    if message.content["config"]["torch"]:
+        import torch
+
+        assert torch.is_tensor(torch.zeros(1))
     return Message(message.content, reply_to=message)
 
 
@@ -72,11 +75,12 @@ def main(grid, context):
     model = ArrayRecord({"x": Array(np.zeros(config["size"], np.float32))})
     while len(nodes := list(grid.get_node_ids())) < config["nodes"]:
         time.sleep(0.2)
-    for number in range(2 * config["rounds"]):
+    for number in range(3 * config["rounds"]):
+        kind = ("flower", "ours", "torch")[number % 3]
         began = time.perf_counter()
-        content = RecordDict({"arrays": model})
+        content = RecordDict({"arrays": model, "config": ConfigRecord({"torch": kind == "torch"})})
         messages = [Message(content, node, "train") for node in nodes]
-        if number % 2:
+        if kind != "flower":
             replies, left = [], set(grid.push_messages(messages))
             while left:
                 found = list(grid.pull_messages(left))
@@ -87,14 +91,18 @@ def main(grid, context):
         else:
             replies = list(grid.send_and_receive(messages))
         assert not any(reply.has_error() for reply in replies)
-        print(f"floor-{'ours' if number % 2 else 'flower'} {time.perf_counter() - began:.3f}", flush=True)
+        print(f"floor-{kind} {time.perf_counter() - began:.3f}", flush=True)
 '''
 
 
-def floor(folder: Path, nodes: int, rounds: int, size: int) -> tuple[list[float], list[float]]:
+KINDS = ("flower", "ours", "torch")
+
+
+def floor(folder: Path, nodes: int, rounds: int, size: int) -> dict[str, list[float]]:
     """Give the seconds of each round of an app that computes nothing, on a federation that is up.
 
-    The first list is of rounds that wait as Flower's grid does, the second of rounds that wait as ours does.
+    ``flower`` is of rounds that wait as Flower's grid does, ``ours`` of rounds that wait as ours does, ``torch`` of
+    those whose clients import torch beside that.
 
     Args:
         folder: for the app; is made.
@@ -111,12 +119,11 @@ def floor(folder: Path, nodes: int, rounds: int, size: int) -> tuple[list[float]
         env=flwr_command.environment(), capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     lines = done.stdout.splitlines()
-    theirs, ours = (
-        [float(line.split(word)[1]) for line in lines if word in line] for word in ("floor-flower ", "floor-ours ")
-    )
-    if len(theirs) != rounds or len(ours) != rounds:
+    found = {kind: [float(line.split(word)[1]) for line in lines if word in line] for kind in KINDS
+             for word in [f"floor-{kind} "]}  # fmt: skip
+    if any(len(seconds) != rounds for seconds in found.values()):
         raise UserError(f"the app that computes nothing did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return theirs, ours
+    return found
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -125,21 +132,22 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("scenario", nargs="?", default="quickstart", help="default: %(default)s")
     parser.add_argument("--nodes", type=int, default=3, help="SuperNodes (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the scenario and of the floor (default: 5)")
+    parser.add_argument("--no-resident", action="store_true", help="let no process stay on a node between two messages")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args(words)
     changes = [f"rounds={args.rounds}", f"data.partition.clients={args.nodes}", "participation.fraction=1"]
     try:
         loaded = scenarios.load(args.scenario, [*changes, "expect=[]", *args.overrides])
-        return _rehearse(replace(loaded, arms=loaded.arms[:1]), args.nodes, args.rounds)
+        return _rehearse(replace(loaded, arms=loaded.arms[:1]), args.nodes, args.rounds, resident=not args.no_resident)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
 
 
-def _rehearse(loaded: scenarios.LoadedScenario, nodes: int, rounds: int) -> int:
+def _rehearse(loaded: scenarios.LoadedScenario, nodes: int, rounds: int, *, resident: bool) -> int:
     with TemporaryDirectory(prefix="fedmomentum-") as scratch:
         place = Path(scratch)
-        config = [{"partition-id": i, "num-partitions": nodes} for i in range(nodes)]
+        config = [{"partition-id": i, "num-partitions": nodes, "resident": resident} for i in range(nodes)]
         began = time.monotonic()
         with Loopback(place / "loopback", config) as federation:
             os.environ.update(federation.variables)
@@ -152,13 +160,17 @@ def _rehearse(loaded: scenarios.LoadedScenario, nodes: int, rounds: int) -> int:
             after = floor(place / "floor-again", nodes, rounds, 1000)
     ours = [row["seconds"] for row in result.metrics if row["round"] > 1]  # in round 1 nodes are asked who they are
     joined = next(row["seconds"] for row in result.metrics if row["round"] == 1)
-    theirs, same = before[0] + after[0], before[1] + after[1]
-    base, mine = statistics.median(same), statistics.median(ours)
+    floors = {kind: before[kind] + after[kind] for kind in KINDS}
+    base, mine = statistics.median(floors["ours"]), statistics.median(ours)
     print(f"round 1, clients join:  {joined:6.2f} s")
-    print(f"round:                  {mine:6.2f} s  ({_range(ours)})")
-    print(f"Flower's floor:         {statistics.median(theirs):6.2f} s  ({_range(theirs)})")
-    print(f"  looked at as we do:   {base:6.2f} s  ({_range(same)})")
-    print(f"on top of the latter:   {mine - base:+6.2f} s  ({(mine / base - 1) * 100:+.0f}%)")
+    for name, seconds in (
+        ("round:", ours),
+        ("Flower's floor:", floors["flower"]),
+        ("  looked at as we do:", floors["ours"]),
+        ("  and torch imported:", floors["torch"]),
+    ):
+        print(f"{name:23} {statistics.median(seconds):6.2f} s  ({_range(seconds)})")
+    print(f"on top of the second:   {mine - base:+6.2f} s  ({(mine / base - 1) * 100:+.0f}%)")
     return 0
 
 

@@ -27,6 +27,7 @@ class Terms:
         shape: of one example of the data that the model is for.
         dtype: of it.
         classes: labels are in ``0 .. classes - 1``.
+        used: the last round in which a reply of this client counted; 0 for none.
     """
 
     run: str
@@ -35,6 +36,7 @@ class Terms:
     shape: tuple[int, ...]
     dtype: str
     classes: int
+    used: int = 0
 
     def record(self) -> ConfigRecord:
         """Give the terms as a record."""
@@ -46,6 +48,7 @@ class Terms:
                 "shape": list(self.shape),
                 "dtype": self.dtype,
                 "classes": self.classes,
+                "used": self.used,
             }
         )
 
@@ -64,6 +67,7 @@ class Terms:
             shape=tuple(record["shape"]),
             dtype=record["dtype"],
             classes=int(record["classes"]),
+            used=int(record["used"]),
         )
 
 

@@ -198,8 +198,11 @@ def test_a_slow_client_is_waited_for_until_the_deadline(tmp_path, monkeypatch):
 
 
 def test_an_answer_after_the_deadline_is_never_counted_and_its_client_is_soon_back(tmp_path, monkeypatch):
-    """It comes while a later round waits, and is not taken for that one's; rounds that are over are not caught up on."""
-    path, clock, here = scenario(tmp_path, rounds=6), Clock(), nodes(3)
+    """It comes while a later round waits, and is not taken for that one's; rounds that are over are not caught up on.
+
+    What the client kept after it is as void as the answer: its control variate has not moved.
+    """
+    path, clock, here = scenario(tmp_path, rounds=6, strategy={"name": "scaffold"}), Clock(), nodes(3)
     monkeypatch.setattr(grid, "time", clock)
     here[1].takes = [55.0, 14.0]  # done with round 1 in round 3; every later one takes less than the deadline
     result, _ = serve(path, here, clock=clock.monotonic, round_timeout=20)
