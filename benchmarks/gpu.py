@@ -21,9 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.workload import BATCH, CLIENTS, EXAMPLES, LR, MODELS, MOMENTUM, client_data
+from fedmomentum.clients.compiled import Compile
 
 BASELINE, BASELINE_BATCH = "cnn_fedavgm", 64
 CASES = {**{name: (model, BATCH) for name, model in MODELS.items()}, "baseline": (BASELINE, BASELINE_BATCH)}
+MODE: Compile = "reduce-overhead"
+"""Of compiling: CUDA graphs on a GPU; on a CPU it is the default one."""
 BLOCK = 50
 """Clients that train together, where they train stacked."""
 
@@ -54,8 +57,10 @@ def plain(model: str, batch: int, clients: int, device: torch.device) -> Callabl
     return one_round
 
 
-def ours(model: str, batch: int, clients: int, device: torch.device) -> tuple[Callable[[int], object], str]:
-    """Give a round of a worker of ours, and how it trains."""
+def ours(
+    model: str, batch: int, clients: int, device: torch.device, mode: Compile = "none"
+) -> tuple[Callable[[int], object], str]:
+    """Give a round of a worker of ours, and how it trains; ``mode`` compiles its network."""
     from fedmomentum.clients.block import BlockTask
     from fedmomentum.clients.network import build
     from fedmomentum.clients.spec import ClientSpec, ModelSpec
@@ -69,13 +74,14 @@ def ours(model: str, batch: int, clients: int, device: torch.device) -> tuple[Ca
     dataset = Dataset(name="W", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
     data = FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES))
     described = ModelSpec(model, (1, 28, 28), 10)
-    stacked = choose(build(described), "auto", "cuda")[0]  # also where it only is tried out
+    stacked = choose(build(described), "auto", "cuda", mode)[0]  # also where it only is tried out
     spec = ClientSpec(
         model=described,
         optimizer={"name": "heavy_ball", "lr": LR, "momentum": MOMENTUM},
         batch_size=batch,
         device=str(device),
         vectorize="on" if stacked else "off",
+        compile=mode,
     )
     worker = Worker(spec, data)
     records = {ARRAYS: {n: t.detach().cpu().numpy().copy() for n, t in worker.network.tree().items()}}
@@ -100,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5, help="rounds of each, after one to warm up")
     parser.add_argument("--device", default="cuda", help="default: cuda; cpu only to try the program out")
     parser.add_argument("--tf32", action="store_true", help="let both use TF32 for matrix products and convolutions")
+    parser.add_argument("--no-compile", action="store_true", help="leave engine.compile out")
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args(arguments)
     if options.device.startswith("cuda") and not torch.cuda.is_available():
@@ -112,8 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(1)
     precision = f"TF32 {'on' if options.tf32 else 'off'}"
     print(f"{name}, torch {torch.__version__}, {precision}, {options.clients} clients a round\n")
-    print("| model | plain loop, clients / s | fedmomentum, clients / s | ratio | how ours trains |")
-    print("|---|---|---|---|---|")
+    print(
+        "| model | plain loop, clients / s | fedmomentum, clients / s | ratio | how ours trains | "
+        "compiled, clients / s | s to compile |"
+    )
+    print("|---|---|---|---|---|---|---|")
     found: dict[str, dict[str, object]] = {}
     for case in options.models:
         model, batch = CASES[case]
@@ -122,6 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "plain": plain(model, batch, options.clients, device),
             "ours": mine,
         }
+        compiling = float("nan")
+        if not options.no_compile:
+            began = _now(device)
+            rounds["compiled"], _ = ours(model, batch, options.clients, device, MODE)
+            rounds["compiled"](0)
+            compiling = _now(device) - began
         seconds: dict[str, list[float]] = {column: [] for column in rounds}
         for repeat in range(options.repeats + 1):
             for column, one_round in rounds.items():
@@ -129,8 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 one_round(repeat)
                 seconds[column].append(_now(device) - began)
         rate = {column: options.clients / statistics.median(values[1:]) for column, values in seconds.items()}
-        found[case] = {**rate, "ratio": rate["ours"] / rate["plain"], "how": how}
-        print(f"| {case} | {rate['plain']:.0f} | {rate['ours']:.0f} | {rate['ours'] / rate['plain']:.1f}x | {how} |")
+        found[case] = {**rate, "ratio": rate["ours"] / rate["plain"], "how": how, "compiling": compiling}
+        code = f"{rate['compiled']:.0f} | {compiling:.1f}" if "compiled" in rate else "- | -"
+        ratio = f"{rate['ours'] / rate['plain']:.1f}x"
+        print(f"| {case} | {rate['plain']:.0f} | {rate['ours']:.0f} | {ratio} | {how} | {code} |", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"device": name, "tf32": options.tf32, "found": found}, indent=2) + "\n")
     return 0

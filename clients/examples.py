@@ -20,9 +20,12 @@ class Examples:
     """Gathers minibatches of clients from one resident copy of the data set."""
 
     def __init__(self, data: FederatedData, device: str) -> None:
-        """Take the data; nothing is copied on a CPU."""
+        """Take the data; nothing is copied on a CPU, and to a GPU only data that leave it half of its free memory."""
         self.data, self.device = data, device
-        self._x, self._y = _resident(data.x, device), _resident(data.y, device)
+        self.resident = fits(data.x.nbytes + data.y.nbytes, device)
+        """Whether the data lie where clients train; else a block's examples go there when it begins."""
+        at = device if self.resident else "cpu"
+        self._x, self._y = _resident(data.x, at), _resident(data.y, at)
         order = data.partition.order
         self._in_order = data.validation == 0 and bool((order == np.arange(len(order))).all())
 
@@ -36,8 +39,13 @@ class Examples:
         """Give ``(x, y, rows)``: a source of examples, and each client's plan as rows of it (-1 stays -1).
 
         Where clients see the data as it is, the source is the whole data set and nothing moves; where a feature shift
-        changes what they see, it is their own examples, side by side.
+        changes what they see, or the data do not fit on the device, it is their own examples, side by side.
         """
+        if self.data.shift is None and not self.resident:
+            own = [self.data.train_indices(client) for client in clients]
+            starts = np.cumsum([0] + [len(rows) for rows in own[:-1]])
+            x, y = self._sent(np.concatenate(own))
+            return x, y, [np.where(plan < 0, -1, plan + start) for plan, start in zip(plans, starts, strict=True)]
         if self.data.shift is None:
             rows = [
                 np.where(plan < 0, -1, self.data.train_indices(client)[plan])
@@ -65,11 +73,13 @@ class Examples:
             shifted = [self.data.train_arrays(clients[k]) for k in order]
             x, y = (torch.cat([torch.from_numpy(arrays[i]) for arrays in shifted]) for i in (0, 1))
             return x.to(self.device), y.to(self.device), starts
-        run = self._run(clients[order[0]], clients[order[-1]], len(clients))
+        run = self._run(clients[order[0]], clients[order[-1]], len(clients)) if self.resident else None
         if run is not None:
             x, y = self._x[run], self._y[run]
             return x if x.data_ptr() % ALIGNMENT == 0 else x.clone(), y, starts
         rows = np.concatenate([self.data.train_indices(clients[k]) for k in order])
+        if not self.resident:
+            return *self._sent(rows), starts
         chosen = torch.from_numpy(rows).to(self.device)
         return self._x.index_select(0, chosen), self._y.index_select(0, chosen), starts
 
@@ -80,12 +90,26 @@ class Examples:
         offsets = self.data.partition.offsets
         return slice(int(offsets[first]), int(offsets[last + 1]))
 
+    def _sent(self, rows: NDArray[np.integer]) -> tuple[Tensor, Tensor]:
+        """Copy examples to the device, through pinned memory where it is a GPU: nothing waits for the copy."""
+        chosen = torch.from_numpy(np.ascontiguousarray(rows))
+        x, y = self._x.index_select(0, chosen), self._y.index_select(0, chosen)
+        if not self.device.startswith("cuda"):
+            return x.to(self.device), y.to(self.device)
+        # torch uses pinned memory again only when the copy out of it has been made
+        return x.pin_memory().to(self.device, non_blocking=True), y.pin_memory().to(self.device, non_blocking=True)
+
     def validation(self, client: int) -> tuple[Tensor, Tensor]:
         """Give a client's validation examples, or its training examples where nothing was set aside."""
         x, y = self.data.validation_arrays(client)
         if len(y) == 0:
             x, y = self.data.train_arrays(client)
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.device), torch.from_numpy(np.array(y)).to(self.device)
+
+
+def fits(size: int, device: str) -> bool:
+    """Say whether data of so many bytes may lie where clients train."""
+    return not device.startswith("cuda") or size <= torch.cuda.mem_get_info(device)[0] // 2
 
 
 def _resident(array: np.ndarray, device: str) -> Tensor:

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from fedmomentum.clients.batches import plan
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import Collector, Records
+from fedmomentum.clients.compiled import compiled
 from fedmomentum.clients.convolved import convolved
 from fedmomentum.clients.early import Early, tensor_by_tensor
 from fedmomentum.clients.examples import Examples
@@ -64,7 +65,10 @@ class LoopedTrainer:
         self._names, self._params = list(network.params), list(network.params.values())
         clipped = spec.clip_norm is not None
         self._fused = None if clipped else fused_sgd(spec.optimizer["name"], hyper, self._names, self._params)
-        self._written = convolved(network, spec)
+        self._forward = (
+            compiled(spec.compile, network.module, spec.device) if spec.compile != "none" else network.module
+        )
+        self._written = convolved(network, spec) if spec.compile == "none" else None
         self._lr = float(hyper["lr"])
         self._frozen = list(batch_norms(network.module).values()) if spec.batch_norm == "freeze" else []
         self._kept = norm_tensors(network.module) if spec.batch_norm == "local" else frozenset()
@@ -226,7 +230,7 @@ class LoopedTrainer:
         for p in self._params:
             p.grad = None
         with layers(self.spec.precision, self.spec.device):
-            outputs = self.network.module(xb)
+            outputs = self._forward(xb)
         loss = losses(wide(outputs, self.spec.precision), yb).mean()
         with early.while_backward() if early is not None else nullcontext():
             loss.backward()  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmomentum.clients.compiled import Compile
 from fedmomentum.clients.measuring import Adapt, Measure
 
 Vectorize = Literal["auto", "on", "off"]
@@ -50,6 +51,7 @@ class ClientSpec:
         measure: what is measured beside the training; nothing unless it names probes.
         adapt: hyperparameters that each client sets from its own curvature; ``optimizer`` then holds the largest ones.
         precision: of the layers, see :mod:`fedmomentum.clients.precision`.
+        compile: whether torch compiles the network, see :mod:`fedmomentum.clients.compiled`.
         gram_memory: MiB that the inner products of the examples of all clients may take for a worker to keep them, see
             :mod:`fedmomentum.clients.gram`.
         threads: torch threads of a worker; results depend on it, so it is fixed and never a matter of load.
@@ -70,6 +72,7 @@ class ClientSpec:
     device: str = "cpu"
     threads: int = 1
     precision: Precision = "float32"
+    compile: Compile = "none"
     gram_memory: float = 512.0
     clip_norm: float | None = None
     batch_norm: Literal["average", "local", "freeze"] = "average"

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from fedmomentum.clients.compiled import Compile
 from fedmomentum.clients.convolved import convolved
 from fedmomentum.clients.dense import dense_gradients, read_layers
 from fedmomentum.clients.dual import EXAMPLES_PER_UNIT, LEAST_UNITS, MOST_PASSES, dual
@@ -35,16 +36,22 @@ def obstacle(model: nn.Module) -> str | None:
     return None
 
 
-def choose(model: nn.Module, setting: Vectorize, device: str) -> tuple[bool, str]:
+def choose(model: nn.Module, setting: Vectorize, device: str, compile: Compile = "none") -> tuple[bool, str]:
     """Give whether to stack, and the reason in words for the run folder.
 
     The rule for ``auto``: stack where nothing stands in the way (:func:`obstacle`), except convolutions on a CPU (a
     stacked convolution is a grouped one, which is slower there) and dense models above ``STACK_LIMIT`` parameters on a
-    CPU.
+    CPU. A network that torch compiles trains one client after another.
 
     Raises:
-        UserError: the setting is ``on`` and the model cannot be stacked.
+        UserError: the setting is ``on`` and the model cannot be stacked, or is to be compiled.
     """
+    if compile != "none":
+        if setting == "on":
+            raise UserError(
+                "engine.compile trains one client after another: use vectorize: auto or off with it, or none."
+            )
+        return False, "the network is compiled, which trains one client after another"
     if setting == "off":
         return False, "vectorize is off"
     reason = obstacle(model)
@@ -82,10 +89,12 @@ def training_path(network: Network, spec: ClientSpec, sizes: NDArray[np.integer]
 
 def _training_path(network: Network, spec: ClientSpec, sizes: NDArray[np.integer], *, numbers: bool) -> str:
     module, hyper = network.module, {k: v for k, v in spec.optimizer.items() if k != "name"}
-    if not choose(module, spec.vectorize, spec.device)[0]:
+    if not choose(module, spec.vectorize, spec.device, spec.compile)[0]:
         names, params = list(network.params), list(network.params.values())
         fused = spec.clip_norm is None and fused_sgd(spec.optimizer["name"], hyper, names, params) is not None
         gradients = "autograd" if convolved(network, spec) is None else "convolutions written out"
+        if spec.compile != "none":
+            gradients = f"autograd, compiled by torch ({spec.compile})"
         return f"{gradients}, torch's fused SGD" if fused else f"{gradients}, the rule itself"
     if dense_gradients(module) is None:
         return "vmap of autograd"

@@ -16,6 +16,7 @@ from torch import Tensor
 from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
 from fedmomentum.clients.central import CentralTask, test_centrally
 from fedmomentum.clients.collect import Collector, Records, moved, to_records
+from fedmomentum.clients.compiled import check
 from fedmomentum.clients.evaluate import evaluate
 from fedmomentum.clients.examples import ALIGNMENT, Examples
 from fedmomentum.clients.fold import LARGE, Bundle, fold, model_bytes
@@ -51,7 +52,8 @@ class Worker:
         self.spec = spec
         self.network = Network(spec.model, spec.device)
         self.examples = Examples(data, spec.device)
-        self.stacked, self.reason = choose(self.network.module, spec.vectorize, spec.device)
+        self.stacked, self.reason = choose(self.network.module, spec.vectorize, spec.device, spec.compile)
+        check(spec.compile, self.network.module, spec.device)
         self._shelf = Shelf()
         self._loop = LoopedTrainer(spec, self.network, self._local, self._shelf)
         self._stack = (

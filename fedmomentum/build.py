@@ -17,6 +17,7 @@ from fedmomentum.build_data import build_data, options
 from fedmomentum.build_server import at_posterior, build_faults, build_strategy
 from fedmomentum.clients.block import Arrays
 from fedmomentum.clients.central import CentralTask, test_centrally
+from fedmomentum.clients.compiled import check as check_compile
 from fedmomentum.clients.heap import give_back
 from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
@@ -131,14 +132,14 @@ class Federation:
             self.spec,
             self.data.sizes,
             block_size=None if size == "auto" else size,
-            stacked=choose(self.network.module, self.spec.vectorize, self.spec.device)[0],
+            stacked=choose(self.network.module, self.spec.vectorize, self.spec.device, self.spec.compile)[0],
             faults=self.faults,
             memory=ClientMemory(None if limit is None else int(limit * 2**20), scratch),
         )
 
     def facts(self) -> dict[str, object]:
         """Say what was chosen, for the run folder and the first line on the screen."""
-        stacked, reason = choose(self.network.module, self.spec.vectorize, self.spec.device)
+        stacked, reason = choose(self.network.module, self.spec.vectorize, self.spec.device, self.spec.compile)
         sizes = np.asarray(self.data.sizes)
         return {
             "model": self.spec.model.name,
@@ -193,6 +194,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         device=device,
         threads=scenario.engine.threads,
         precision=scenario.engine.precision,
+        compile=scenario.engine.compile,
         gram_memory=scenario.engine.gram_memory,
     )
 
@@ -247,8 +249,9 @@ def build(
         data, checksum = build_data(scenario, datasets)
     spec = build_spec(scenario, data, choose_device(scenario))
     network = Network(spec.model, spec.device)
-    choose(network.module, spec.vectorize, spec.device)
+    choose(network.module, spec.vectorize, spec.device, spec.compile)
     check_precision(spec.precision, spec.device)
+    check_compile(spec.compile, network.module, spec.device)
     strategy = build_strategy(scenario, data, network)
     spec = with_client_half(spec, scenario, strategy)
     for path, asked in (

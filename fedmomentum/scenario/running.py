@@ -48,6 +48,11 @@ class Engine(Block):
         description="of the layers of networks that train by autograd (convolutions, recurrent ones): tf32 (on a GPU) "
         "or bf16 are faster and give other bits; parameters and sums stay float32",
     )
+    compile: Literal["none", "default", "reduce-overhead"] = Field(
+        default="none",
+        description="let torch compile the network of every worker, which takes seconds to minutes and pays for long "
+        "runs alone; clients then train one after another; reduce-overhead: CUDA graphs on a GPU",
+    )
     threads: Count = Field(
         default=1, description="torch threads of a worker; sums depend on it, so it is part of the scenario"
     )
