@@ -168,10 +168,6 @@ def to_arrays(tree: Mapping[str, Tensor]) -> Arrays:
 
 def to_records(records: Mapping[str, Arrays], device: str) -> Records:
     """Give records as torch trees; arrays from shared memory stay where they are and must not be written to."""
-    return {record: {n: _tensor(a).to(device) for n, a in arrays.items()} for record, arrays in records.items()}
-
-
-def _tensor(array: NDArray[np.generic]) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of read-only memory, and nothing here writes to it
-        return torch.from_numpy(array)
+        return {r: {n: torch.from_numpy(a).to(device) for n, a in arrays.items()} for r, arrays in records.items()}

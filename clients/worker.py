@@ -140,7 +140,8 @@ class Worker:
             memory = {c: moved(state, self.spec.device) for c, state in task.memory.items()}
             task = replace(task, memory=memory)
         collector = self._evaluate(task) if task.kind == "evaluate" else self._train(task, trees)
-        self.network.module.zero_grad(set_to_none=True)  # a gradient is as large as the model
+        for param in self.network.params.values():
+            param.grad = None  # it is as large as the model
         del trees
         result = collector.result(task.index)
         seconds = time.perf_counter() - began
