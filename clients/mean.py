@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from fedmomentum.clients.shelf import RESIDENT, Shelf, rest
 from fedmomentum.trees import Tree, cast_like, same_layout
 
 _CHUNK = 1 << 16
@@ -70,19 +71,23 @@ class OffsetSum:
 
     Args:
         origin: subtracted from what is added; None for zero.
+        shelf: gives the sums of tensors on a CPU their place, if it has room for them; None for memory.
     """
 
-    def __init__(self, origin: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, origin: Mapping[str, Tensor] | None = None, shelf: Shelf | None = None) -> None:
         """Start with nothing."""
         self.weight = 0.0
-        self._origin = origin
+        self._origin, self._shelf = origin, shelf
         self._sums: Tree = {}
+        self._begun: set[str] = set()
+        self._worked = 0
 
     def add(self, tree: Mapping[str, Tensor], weight: float) -> None:
         """Add one model with its weight."""
         self._begin(tree)
         for name, total in self._sums.items():
             self._add(name, total, tree[name].detach(), weight)
+        self._rest()
         self.weight += weight
 
     def add_stacked(
@@ -97,6 +102,7 @@ class OffsetSum:
                 continue
             for x, weight in zip(tree[name].detach(), weights, strict=True):
                 self._add(name, total, x, weight)
+        self._rest()
         self.weight += sum(weights)
 
     def value(self) -> Tree | None:
@@ -109,10 +115,10 @@ class OffsetSum:
             return
         if self._origin is not None:
             same_layout(self._origin, like)
-        for name, x in like.items():
-            narrow = x.dtype.is_floating_point and x.element_size() <= 4
-            dtype = torch.float32 if narrow else torch.float64
-            self._sums[name] = torch.zeros(x.shape, dtype=dtype, device=x.device)
+        layout = {name: torch.empty(x.shape, dtype=_sum_dtype(x), device="meta") for name, x in like.items()}
+        on_cpu = all(x.device.type == "cpu" for x in like.values())
+        room = self._shelf.room(layout) if self._shelf is not None and on_cpu else None
+        self._sums = room or {name: torch.empty_like(x, device=like[name].device) for name, x in layout.items()}
 
     def _add(self, name: str, total: Tensor, x: Tensor, weight: float) -> None:
         to, value = total.view(-1), x.reshape(-1)
@@ -122,4 +128,19 @@ class OffsetSum:
             change = value[part].to(total.dtype)
             if origin is not None:
                 change = change - origin[part].to(total.dtype)
-            to[part].add_(change, alpha=weight)
+            here = to[part] if name in self._begun else to[part].zero_()
+            here.add_(change, alpha=weight)
+            self._worked += change.nbytes
+            if self._worked >= RESIDENT:
+                self._rest()
+        self._begun.add(name)
+
+    def _rest(self) -> None:
+        """Keep no more in memory of sums that lie in a file than is being worked on."""
+        self._worked = 0
+        if self._shelf is not None:
+            rest()
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.dtype.is_floating_point and x.element_size() <= 4 else torch.float64

@@ -125,7 +125,7 @@ class QLSD(Carrying):
 
     def server_update(self, old: Tree, mean: Tree, extras: Mapping[str, Tree]) -> Tree:
         """Take one Langevin step; ``mean`` is that of the gradients."""
-        lr = self.client_mean(lambda metrics: metrics["lr"])
+        lr = self.client_mean("lr")
         noise = server_noise(old, seed=self.seed, server_round=self.round)
         anchor = self.carried(_ANCHOR, old)
         heat = (2.0 * lr * self.temperature) ** 0.5

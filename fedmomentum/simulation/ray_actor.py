@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
 import traceback
 from typing import Any
@@ -25,12 +26,15 @@ class Actor:
     Args:
         preload: modules to import as soon as it is there.
         node: of the process that gives it tasks, and ``address`` of its door: on the same node there will be a line.
+        niceness: what it adds to its own when all is imported.
     """
 
-    def __init__(self, preload: tuple[str, ...], node: str | None, address: str | None) -> None:
+    def __init__(self, preload: tuple[str, ...], node: str | None, address: str | None, niceness: int = 0) -> None:
         """Import, and go in at the door."""
         for module in preload:
             importlib.import_module(module)
+        if niceness and hasattr(os, "nice"):
+            os.nice(niceness)
         self._worker: Any = None
         self._press = Press(cloudpickle.dumps)
         near = address is not None and ray.get_runtime_context().get_node_id() == node

@@ -95,6 +95,10 @@ class RayExecutor:
         self._hands[position] = hand
         self._ears.register(hand, selectors.EVENT_READ, position)
 
+    def ready(self) -> bool:
+        """Say whether a worker can begin at once."""
+        return bool(self.there())
+
     @property
     def replaced(self) -> int:
         """Workers that died or were given up, and were replaced."""

@@ -18,6 +18,7 @@ from fedmomentum.errors import UserError
 from fedmomentum.simulation.line import Door, Line, LineBrokenError
 from fedmomentum.simulation.parcels import Press
 from fedmomentum.simulation.ray_actor import REST, Actor
+from fedmomentum.simulation.ray_parts import only_what_actors_need
 
 _MALLOC = str(1 << 30)
 WORKER_ENVIRONMENT = {
@@ -31,12 +32,17 @@ _LOCAL_SETTINGS = {
     "max_direct_call_object_size": 4 << 20,  # up to here answers skip shared memory, which takes longer
 }
 """Ray's own settings where a local one starts here; a cluster has its own."""
+NICENESS = 15
+"""By how much actors are nicer than this process once they are up, which is what Ray has them be from the start: their
+imports would wait for whatever else the machine does, blocks that this process runs meanwhile among it."""
 PRELOAD = ("torch", "fedmomentum.clients.worker")
 """Modules that every actor imports as soon as it is there."""
 
 
-def start_ray(address: str | None, *, cpus: int | None = None) -> bool:
+def start_ray(address: str | None, *, cpus: int | None = None, eager: bool = False) -> bool:
     """Connect to Ray, or start a quiet local one; True when it was started here and is ours to stop.
+
+    A local one's processes are as nice as this one where they are to be ``eager``, and otherwise as nice as Ray's are.
 
     Raises:
         UserError: there is no cluster at the address.
@@ -61,7 +67,9 @@ def start_ray(address: str | None, *, cpus: int | None = None) -> bool:
     os.environ.update(WORKER_ENVIRONMENT)  # a local Ray's workers inherit it, which saves a runtime environment
     try:
         # "local": not a cluster that happens to run on this machine
-        ray.init(address="local", include_dashboard=False, num_cpus=cpus, _system_config=_LOCAL_SETTINGS, **common)
+        with only_what_actors_need():
+            settings = _LOCAL_SETTINGS | ({"worker_niceness": 0} if eager else {})
+            ray.init(address="local", include_dashboard=False, num_cpus=cpus, _system_config=settings, **common)
     finally:
         for name, value in before.items():
             if value is None:
@@ -121,7 +129,7 @@ class RayPool:
         local_cpus = None
         if address is None and workers is not None:
             local_cpus = max(os.cpu_count() or 1, -(-int(workers * cpus * 1000) // 1000))
-        self._owns_ray = start_ray(address, cpus=local_cpus)
+        self._owns_ray = start_ray(address, cpus=local_cpus, eager=True)
         self._options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
         if not self._owns_ray:
             self._options["runtime_env"] = {"env_vars": WORKER_ENVIRONMENT}
@@ -160,7 +168,9 @@ class RayPool:
     def _start(self) -> None:
         """Start one actor, behind the others."""
         way = _Way(open_a_door=self._node is not None)
-        self.actors.append(Actor.options(**self._options).remote(PRELOAD, self._node, way.address))  # type: ignore[attr-defined]
+        niceness = NICENESS if self._owns_ray else 0
+        actor = Actor.options(**self._options).remote(PRELOAD, self._node, way.address, niceness)  # type: ignore[attr-defined]
+        self.actors.append(actor)
         self._ways.append(way)
 
     def line(self, position: int) -> Line | None:
@@ -250,13 +260,19 @@ class RayPoolStart:
         self._thread.start()
 
     def _keep(self, settings: dict[str, Any]) -> None:
-        """Start the pool and stay: Linux ends Ray's processes with the thread that started them."""
+        """Start the pool, stay, and end it: Linux ends Ray's processes with the thread that started them."""
         try:
             self._pool = RayPool(**settings)
         except BaseException as error:  # handed to the thread that waits for the pool
             self._error = error
         self._ready.set()
         self._over.wait()
+        if self._pool is not None:
+            self._pool.close()
+
+    def known(self) -> bool:
+        """Say whether it is known by now if there is a pool: :meth:`pool` answers at once then."""
+        return self._ready.is_set()
 
     def pool(self) -> RayPool:
         """Wait for the pool.
@@ -270,12 +286,14 @@ class RayPoolStart:
         assert self._pool is not None
         return self._pool
 
-    def close(self) -> None:
-        """Wait for the pool and end it, if it ever came up."""
-        self._ready.wait()
-        if self._pool is not None:
-            self._pool.close()
+    def leave(self) -> None:
+        """Say that nobody needs the pool any more: it ends in the background, as soon as it is up."""
         self._over.set()
+
+    def close(self) -> None:
+        """End the pool, if it ever comes up, and wait until it is gone."""
+        self.leave()
+        self._thread.join()
 
 
 class SharedRay:
