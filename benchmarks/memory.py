@@ -13,9 +13,10 @@ import psutil
 class Peaks:
     """The largest memory seen meanwhile, in bytes.
 
-    ``driver``: of this process alone. ``worker``: the same of the largest of its workers. Neither has what lies in shared
-    memory. ``total``: of this process and all its descendants, pages that several share counted once, and all shared
-    memory that this machine has beyond what it had at first, whoever has looked at it.
+    ``driver``: of this process alone (pages that it has written; not those of libraries, which are its own or not as
+    other programs come and go, and not shared memory). ``worker``: the same of its largest worker. ``total``: of this
+    process and all its descendants, pages that several share counted once, and all shared memory that the machine has
+    beyond what it had at first, whoever has looked at it.
     """
 
     def __init__(self, period: float = 0.05) -> None:
