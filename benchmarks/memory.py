@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -12,8 +13,9 @@ import psutil
 class Peaks:
     """The largest memory seen meanwhile, in bytes.
 
-    ``driver``: of this process alone (pages that nobody else has). ``worker``: the same of the largest of its workers.
-    ``total``: of this process and all its descendants, pages that several share counted once.
+    ``driver``: of this process alone (pages that it has written and nobody else has: not those of libraries, which are
+    its own or not as other programs come and go). ``worker``: the same of its largest worker. ``total``: of this
+    process and all its descendants, pages that several share counted once.
     """
 
     def __init__(self, period: float = 0.05) -> None:
@@ -45,11 +47,19 @@ class Peaks:
         total = 0
         for process in [own, *own.children(recursive=True)]:
             try:
-                used, name = process.memory_full_info(), process.name()
-            except psutil.Error:
+                pss, written = _pages(process.pid)
+                name = process.name()
+            except (psutil.Error, OSError):
                 continue
-            total += used.pss
+            total += pss
             kind = "driver" if process == own else "worker" if name.startswith("ray::") else ""
             if kind:
-                self.found[kind] = max(self.found[kind], used.uss)
+                self.found[kind] = max(self.found[kind], written)
         self.found["total"] = max(self.found["total"], total)
+
+
+def _pages(process: int) -> tuple[int, int]:
+    """Give a process's share of all its pages, and those that it alone has and has written, in bytes (Linux)."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
+    sizes = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines}
+    return sizes["Pss"], sizes["Private_Dirty"]

@@ -24,6 +24,7 @@ from fedmomentum.clients.looped import FULL_BATCH
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.precision import layers, wide
 from fedmomentum.clients.rules import own_noise
+from fedmomentum.clients.shelf import Shelf
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.models.objective import losses
 from fedmomentum.protocol import ARRAYS, GRADIENT
@@ -51,10 +52,15 @@ class StackedTrainer:
     """Trains the clients of a block at once by ``torch.func.vmap``; equal to the loop to float tolerance."""
 
     def __init__(
-        self, spec: ClientSpec, network: Network, make_local: Callable[[float], LocalUpdate], examples: Examples
+        self,
+        spec: ClientSpec,
+        network: Network,
+        make_local: Callable[[float], LocalUpdate],
+        examples: Examples,
+        shelf: Shelf | None = None,
     ) -> None:
         """Bind to a network without buffers; see :class:`~fedmomentum.clients.looped.LoopedTrainer`."""
-        self.spec, self.network, self.make_local = spec, network, make_local
+        self.spec, self.network, self.make_local, self.shelf = spec, network, make_local, shelf
         self._lr = float(spec.optimizer["lr"])
         self._gradients: Gradients = dense_gradients(network.module) or vmap(grad_and_value(self._loss))
         self._ball = heavy_ball(spec)
@@ -79,7 +85,7 @@ class StackedTrainer:
         Clients are ordered by their number of steps, so those still at work at any step are the first ones, and a
         client that is done costs nothing.
         """
-        collector = Collector(reduce=task.reduce, uniform=task.uniform, origin=records[ARRAYS] if task.fold else None)
+        collector = Collector.of(task, records, self.shelf)
         local = self._local_of(factor)
         counts = self._counts(task, examples, collector)
         effort = (
@@ -121,9 +127,13 @@ class StackedTrainer:
         """
         size = sum(p.numel() * p.element_size() for p in self.network.params.values())
         alike: list[tuple[list[int], bool]] = []
+        serves: dict[tuple[int, tuple[int, ...]], bool] = {}
         for client in clients:
-            n, (steps, batch) = counts[client], plans[client].shape
-            in_dual = dual is not None and (n <= self._grams.most or dual.pays(n, steps / -(-n // batch)))
+            n, shape = counts[client], plans[client].shape
+            in_dual = serves.get((n, shape))
+            if in_dual is None:
+                in_dual = dual is not None and (n <= self._grams.most or dual.pays(n, shape[0] / -(-n // shape[1])))
+                serves[n, shape] = in_dual
             if not alike or alike[-1][1] != in_dual or (in_dual and 2 * n <= counts[alike[-1][0][0]]):
                 alike.append(([], in_dual))
             alike[-1][0].append(client)
@@ -286,7 +296,7 @@ class StackedTrainer:
 
     def gradients(self, task: BlockTask, records: Records, examples: Examples) -> Collector:
         """Give the gradient of every client's whole loss at the global model."""
-        collector = Collector(reduce=task.reduce, uniform=task.uniform, origin=records[ARRAYS] if task.fold else None)
+        collector = Collector.of(task, records, self.shelf)
         counts = self._counts(task, examples, collector)
         clients = list(counts)
         if not clients:
