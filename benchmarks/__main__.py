@@ -1,11 +1,11 @@
-"""Run every benchmark, or one: ``python -m benchmarks [engine | scale | gpu | samplers] ...`` or ``make bench``."""
+"""Run every benchmark, or one: ``python -m benchmarks [engine | driver | scale | ...]`` or ``make bench``."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-NAMES = ("engine", "scale", "gpu", "samplers")
+NAMES = ("engine", "driver", "scale", "gpu", "samplers")
 
 
 def main(arguments: list[str]) -> int:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from benchmarks.workload import BATCH, CLIENTS, EXAMPLES, LR, MODELS, MOMENTUM, client_data, network, train
@@ -14,7 +15,11 @@ from benchmarks.workload import BATCH, CLIENTS, EXAMPLES, LR, MODELS, MOMENTUM, 
 STARTED = time.time()
 
 
-def bare_loop(model: str, rounds: int) -> list[float]:
+Ends = tuple[list[float], float | None]
+"""When each round ended, and when the last of all actors began to work, where there are any."""
+
+
+def bare_loop(model: str, rounds: int) -> Ends:
     """A plain torch loop over the clients in one process and one thread: no framework at all."""
     import numpy as np
     import torch
@@ -32,10 +37,10 @@ def bare_loop(model: str, rounds: int) -> list[float]:
                 total[n] += t / CLIENTS
         server = total
         ends.append(time.time())
-    return ends
+    return ends, None
 
 
-def flower_simulation(model: str, rounds: int) -> list[float]:
+def flower_simulation(model: str, rounds: int) -> Ends:
     """Flower's own simulation engine with its FedAvg and a plain PyTorch client, one CPU a client."""
     import numpy as np
     import torch
@@ -74,7 +79,7 @@ def flower_simulation(model: str, rounds: int) -> list[float]:
     run_simulation(
         server_app, client_app, CLIENTS, backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
     )
-    return ends
+    return ends, None
 
 
 _CACHE: dict[int, tuple] = {}
@@ -86,18 +91,24 @@ def _cached(client: int) -> tuple:
     return _CACHE[client]
 
 
-def ours(model: str, rounds: int, *, engine: str, workers: int = 2, precision: str = "float32") -> list[float]:
-    """Our engine under our FedAvg, through the same round loop that scenarios use."""
+def ours(model: str, rounds: int, *, engine: str, workers: int = 2, precision: str = "float32") -> Ends:
+    """Our engine under our FedAvg, through the same round loop that scenarios use.
+
+    With Ray this process runs blocks until the actors are there, as a run of a scenario does. Rounds go on until so
+    many have ended after all actors had begun to work.
+    """
     import numpy as np
 
-    if engine == "ray":
-        from fedmomentum.simulation.ray_pool import RayPoolStart
+    from fedmomentum.scenario.running import Engine
+    from fedmomentum.simulation.actors import Actors
 
-        starting = RayPoolStart(workers=workers)
+    actors, settings = Actors(), Engine(name=engine, workers=workers)
+    actors.start(settings)
     from fedmomentum.clients.network import Network
     from fedmomentum.clients.spec import ClientSpec, ModelSpec
     from fedmomentum.clients.worker import Worker
     from fedmomentum.data import Dataset, FederatedData, Partition
+    from fedmomentum.simulation.early import EarlyExecutor
     from fedmomentum.simulation.executor import InlineExecutor
     from fedmomentum.simulation.flower import to_record
     from fedmomentum.simulation.grid import SimulationGrid
@@ -115,23 +126,58 @@ def ours(model: str, rounds: int, *, engine: str, workers: int = 2, precision: s
         precision=precision,
     )
     make = partial(Worker, spec)
-    if engine == "ray":
+
+    def later():
         from fedmomentum.simulation.ray_executor import RayExecutor
 
-        executor = RayExecutor(make, data, pool=starting.pool())
-    else:
-        executor = InlineExecutor(make, data)
-    ends: list[float] = []
+        pool = actors.coming(settings)
+        return None if pool is None else RayExecutor(make, data, pool=pool)
+
+    executor = EarlyExecutor(make, data, later=later) if engine == "ray" else InlineExecutor(make, data)
+    watch = _Watch(rounds, workers if engine == "ray" else 0)
     arrays = to_record({n: t.detach().numpy() for n, t in Network(spec.model).tree().items()})
     grid = SimulationGrid(executor, spec, data.sizes, stacked=model != "cnn")
-    run_rounds(FedAvg(fraction_evaluate=0.0), grid, arrays, rounds, after_round=lambda *_: ends.append(time.time()))
+    with suppress(_EnoughError):
+        run_rounds(FedAvg(fraction_evaluate=0.0), grid, arrays, 10**6, listeners=[watch])
     executor.close()
-    if engine == "ray":
-        starting.close()
-    return ends
+    actors.close()
+    return watch.ends, watch.at_work
 
 
-COLUMNS: dict[str, Callable[[str, int], list[float]]] = {
+class _EnoughError(Exception):
+    """All rounds that were asked for have ended."""
+
+
+class _Watch:
+    """A listener that notes when rounds end and when actors begin to work, and says when it is enough."""
+
+    def __init__(self, rounds: int, actors: int) -> None:
+        self.ends: list[float] = []
+        self._rounds, self._actors = rounds, actors
+        self._began: dict[int, float] = {}
+
+    @property
+    def at_work(self) -> float | None:
+        return max(self._began.values()) if self._actors and len(self._began) == self._actors else None
+
+    def start(self, event) -> None:
+        """Nothing to do."""
+
+    def end(self, event) -> None:
+        """Nothing to do."""
+
+    def round_end(self, event) -> None:
+        """Note what this round says."""
+        self.ends.append(time.time())
+        for span in event.spans:
+            if span.host and span.process != os.getpid():
+                self._began[span.process] = min(self._began.get(span.process, span.began), span.began)
+        since = self.at_work if self._actors else 0.0
+        if since is not None and sum(end > since for end in self.ends) >= self._rounds:
+            raise _EnoughError
+
+
+COLUMNS: dict[str, Callable[[str, int], Ends]] = {
     "bare torch loop, 1 thread": bare_loop,
     "Flower simulation": flower_simulation,
     "fedmomentum, Ray, 2 actors": partial(ours, engine="ray"),
@@ -141,10 +187,10 @@ COLUMNS: dict[str, Callable[[str, int], list[float]]] = {
 
 
 def child(column: str, model: str, rounds: int) -> None:
-    """Run one column and print when its rounds ended, as JSON on the last line."""
+    """Run one column and print when its rounds ended and its actors began, as JSON on the last line."""
     os.environ.update(FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1", RAY_USAGE_STATS_ENABLED="0")
-    ends = COLUMNS[column](model, rounds)
-    print("\n" + json.dumps({"ends": ends}), flush=True)
+    ends, at_work = COLUMNS[column](model, rounds)
+    print("\n" + json.dumps({"ends": ends, "at_work": at_work}), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@
 frameworks but Flower need ``make bench-peers`` once; without it they are left out, and the table says so. Every column
 runs in a process of its own; columns alternate within a repeat so that drift of the machine hits all of them. Reported:
 the median over rounds (the first two left out) and repeats; ratios to the bare loop, to Flower and to the fastest other
-framework; the time from starting the process to the end of round 1; the peak of proportional memory (PSS) over all
+framework; the time from starting the process to the end of round 1, to the moment when all Ray actors of ours were at
+work (the process itself trains until they are: rounds that ended before are left out of the median too), and to the end
+of the last of so many rounds as the workload has (12, 12 and 5); the peak of proportional memory (PSS) over all
 processes of the column.
 """
 
@@ -62,12 +64,15 @@ def measure(column: str, model: str, rounds: int) -> dict[str, float] | None:
     memory = peak.stop()
     if process.returncode:
         raise SystemExit(f"{column} / {model} failed:\n{err[-3000:]}")
-    ends = json.loads(out.strip().splitlines()[-1])["ends"]
-    seconds = [b - a for a, b in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
+    answer = json.loads(out.strip().splitlines()[-1])
+    ends, at_work = answer["ends"], answer.get("at_work")
+    first = WARM_UP if at_work is None else max(WARM_UP, 2 + sum(end <= at_work for end in ends))
+    seconds = [b - a for a, b in zip(ends[first - 1 :], ends[first:], strict=False)]
     return {
         "ms_per_client": 1e3 * statistics.median(seconds) / CLIENTS,
         "first_round_s": ends[0] - began,
-        "total_s": time.time() - began,
+        **({} if at_work is None else {"at_work_s": at_work - began}),
+        "last_round_s": ends[rounds - 1] - began,
         "peak_mib": memory,
     }
 
@@ -139,17 +144,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _print(rows: dict[str, dict[str, dict[str, float]]]) -> None:
     heads = "model", "column", "ms / client", "/ bare loop", "Flower / this", "best peer / this"
-    print("| " + " | ".join([*heads, "first round s", "total s", "peak MiB"]) + " |")
-    print("|" + 9 * "---|")
+    print("| " + " | ".join([*heads, "first round s", "all actors at work s", "last round s", "peak MiB"]) + " |")
+    print("|" + 10 * "---|")
     for model, columns in rows.items():
         bare = columns.get("bare torch loop, 1 thread", {}).get("ms_per_client", float("nan"))
         flower = columns.get("Flower simulation", {}).get("ms_per_client", float("nan"))
         best = min((row["ms_per_client"] for name, row in columns.items() if name in PEERS), default=float("nan"))
         for column, row in columns.items():
             each = row["ms_per_client"]
+            there = f"{row['at_work_s']:.1f}" if "at_work_s" in row else ""
             print(
                 f"| {model} | {column} | {each:.3f} | {each / bare:.2f} | {flower / each:.1f}x | {best / each:.2f}x | "
-                f"{row['first_round_s']:.1f} | {row['total_s']:.1f} | {row['peak_mib']:.0f} |"
+                f"{row['first_round_s']:.1f} | {there} | {row['last_round_s']:.1f} | "
+                f"{row['peak_mib']:.0f} |"
             )
 
 

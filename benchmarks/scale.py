@@ -3,8 +3,8 @@
 ``clients``: 1,000 clients a round out of 1,000,000 and out of 10,000 registered ones, the same work and the same data
 set, through ``fm.run`` and the inline engine. Every run is a process of its own, the two alternate. ``partitions``:
 seconds to deal out 4,000,000 examples to 1,000,000 clients. ``models``: bytes that move between the process and its
-workers in a round, and memory at its peak, for models of 25 and 100 million parameters. ``workers``: strong and weak
-scaling from 1 to 2 Ray actors. ``rounds``: memory over 1,000 rounds.
+workers in a round, and memory at its peak, for models of 25 and 100 million parameters. ``worker``: memory of a worker
+alone, by rule. ``workers``: strong and weak scaling from 1 to 2 Ray actors. ``rounds``: memory over 1,000 rounds.
 """
 
 from __future__ import annotations
@@ -115,6 +115,23 @@ def models(repeats: int) -> dict[str, Any]:
     return found
 
 
+def worker(repeats: int) -> dict[str, Any]:
+    """Weigh what a worker holds of a large model beside what it is sent, by its clients' rule and method."""
+    found: dict[str, Any] = {}
+    print("\n| parameters | clients' rule | method | a worker, in models | s for 8 clients of 2 steps |")
+    print("|---|---|---|---|---|")
+    base = measure("worker", 0, "sgd")["worker"]
+    cases = (("sgd", "local_sgd"), ("heavy_ball", "local_sgd"), ("heavy_ball", "fedprox"), ("adam", "local_sgd"))
+    for layers, (rule, method) in product(LAYERS, cases):
+        row = measure("worker", layers, rule, method)
+        held = (row["worker"] - base) / row["model_bytes"]
+        found[f"{row['model_bytes'] // 4:,} {rule} {method}"] = {"held": held, "seconds": row["seconds"]}
+        print(
+            f"| {row['model_bytes'] / 4e6:.0f}M | {rule} | {method} | {held:.2f} | {row['seconds']:.1f} |", flush=True
+        )
+    return found
+
+
 def workers(repeats: int) -> dict[str, Any]:
     """Compare 1 and 2 workers on the same clients (strong scaling) and on twice as many (weak scaling)."""
     cases = {"1 worker, 64 clients": (1, 64), "2 workers, 64 clients": (2, 64), "2 workers, 128 clients": (2, 128)}
@@ -152,6 +169,7 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "clients": clients,
     "partitions": partitions,
     "models": models,
+    "worker": worker,
     "workers": workers,
     "rounds": rounds,
 }

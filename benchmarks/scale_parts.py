@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
 import statistics
 import sys
@@ -161,6 +162,53 @@ def models(layers: int, workers: int, clients: int, rule: str = "heavy_ball") ->
     return {"model_bytes": size, "moved_in_models": max(moved), "seconds": min(seconds), "bits": bits, **peaks.found}
 
 
+def worker(layers: int, rule: str, method: str = "local_sgd") -> dict[str, Any]:
+    """Train 8 clients, two steps each, on one worker in this process; give memory at its peak beside what it is sent.
+
+    What it is sent lies in a file that is only read, as it does in shared memory.
+    """
+    import tempfile
+
+    import numpy as np
+
+    from benchmarks.memory import Peaks
+    from fedmomentum.clients.block import BlockTask
+    from fedmomentum.clients.fold import Bundle
+    from fedmomentum.clients.spec import ClientSpec, ModelSpec
+    from fedmomentum.clients.worker import Worker
+    from fedmomentum.data import Dataset, FederatedData, Partition
+
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((64, 32), dtype=np.float32), np.arange(64) % 10
+    dataset = Dataset(name="noise", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
+    spec = ClientSpec(
+        model=ModelSpec("benchmarks.scale_parts:deep", (32,), 10, options={"layers": layers}),
+        optimizer={"name": rule, "lr": 0.01},
+        method=method,
+        method_options={"fedprox": {"mu": 0.1}}.get(method, {}),
+        batch_size=4,
+        vectorize="off",
+    )
+    trainer = Worker(spec, FederatedData.build(dataset, Partition(np.arange(64), np.arange(9) * 8)))
+    with tempfile.TemporaryDirectory() as folder:
+        sent = {}
+        for i, (name, tensor) in enumerate(trainer.network.tree().items()):
+            with Path(f"{folder}/{i}.npy").open("wb") as file:
+                np.save(file, tensor.clone().numpy())  # a tensor that numpy has seen is never released
+                os.fsync(file.fileno())  # a page that waits to be written counts as written by who reads it
+            sent[name] = np.load(f"{folder}/{i}.npy", mmap_mode="r")
+        size = sum(a.nbytes for a in sent.values())
+        trainer._release()
+        tasks = [BlockTask(index=i, kind="train", round=1, clients=(i,), fold=True) for i in range(8)]
+        began = time.perf_counter()
+        with Peaks(period=0.01) as peaks:
+            result = trainer.run(Bundle(tuple(tasks)), {"arrays": sent})
+        seconds = time.perf_counter() - began
+    if result is None or result.failures or result.sums is None:
+        raise SystemExit(f"clients failed: {result and result.failures}")
+    return {"model_bytes": size, "seconds": seconds, "worker": peaks.found["driver"]}
+
+
 def workers(count: int, clients: int, model: str, rounds: int) -> dict[str, Any]:
     """Train rounds of workload W's clients on so many actors (0: in this process); give seconds and memory by round."""
     from functools import partial
@@ -233,6 +281,7 @@ PARTS: dict[str, Callable[..., Any]] = {
     "clients": clients,
     "partitions": partitions,
     "models": models,
+    "worker": worker,
     "workers": workers,
 }
 

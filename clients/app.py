@@ -156,7 +156,7 @@ def records_of(content: RecordDict, read: Callable[[ArrayRecord], Arrays] | None
         read: gives the arrays of a record; by default they are copied.
     """
     read = read or (lambda record: {name: array.numpy() for name, array in record.items()})
-    named = {name: read(record) for name, record in content.array_records.items()}
+    named = {name: read(record) for name, record in content.items() if isinstance(record, ArrayRecord)}
     if named and ARRAYS not in named:
         first = next(iter(named))
         named = {ARRAYS: named.pop(first), **named}

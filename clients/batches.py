@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,34 +15,49 @@ from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.streams import Streams
 
 
-def plan(
-    spec: ClientSpec,
-    examples: int,
-    *,
-    round: int,
-    client: int,
-    effort: float = 1.0,
-    streams: Streams | None = None,
-) -> NDArray[np.int64]:
+def plan(spec: ClientSpec, examples: int, *, round: int, client: int, effort: float = 1.0) -> NDArray[np.int64]:
     """Give the batches of one client and round as positions in its data, ``[steps, batch]``, -1 where a batch is short.
 
     Every epoch is a fresh permutation cut into batches; the last batch of an epoch may be short. The plan depends on
-    the seed, the round and the client alone. ``effort`` keeps that fraction of the steps, at least one. ``streams``,
-    those of the seed and the name ``batches``, save making one.
+    the seed, the round and the client alone. ``effort`` keeps that fraction of the steps, at least one.
     """
+    return plans(spec, {client: examples}, Streams(spec.seed, "batches"), round=round, effort=[effort])[client]
+
+
+def plans(
+    spec: ClientSpec, counts: Mapping[int, int], streams: Streams, *, round: int, effort: Sequence[float] | None = None
+) -> dict[int, NDArray[np.int64]]:
+    """Give the plans of several clients, by client.
+
+    Args:
+        spec: what clients do.
+        counts: examples of each client.
+        streams: of the seed and the name ``batches``.
+        round: of the server.
+        effort: of each client; None is all of it for everybody.
+    """
+    found: dict[int, NDArray[np.int64]] = {}
+    shapes = {n: _shape(spec, n) for n in set(counts.values())}
+    rngs = streams.along("client", counts, round=round)
+    for k, ((client, examples), rng) in enumerate(zip(counts.items(), rngs, strict=True)):
+        steps, epochs, batches, batch = shapes[examples]
+        if epochs == 1 and batches * batch == examples:
+            table = rng.permutation(examples)
+        else:
+            table = np.full((epochs, batches * batch), -1, dtype=np.int64)
+            for epoch in range(epochs):
+                table[epoch, :examples] = rng.permutation(examples)
+        if effort is not None and effort[k] < 1.0:
+            steps = max(1, int(steps * effort[k]))
+        found[client] = table.reshape(epochs * batches, batch)[:steps]
+    return found
+
+
+def _shape(spec: ClientSpec, examples: int) -> tuple[int, int, int, int]:
+    """Give steps, epochs, batches an epoch, and the size of a batch."""
     batch = min(spec.batch_size or examples, examples)
-    per_epoch = -(-examples // batch)
-    steps = spec.steps_for(examples)
-    epochs = -(-steps // per_epoch)
-    rng = (streams or Streams(spec.seed, "batches")).at(round=round, client=client)
-    if epochs == 1 and per_epoch * batch == examples:
-        table = rng.permutation(examples)
-    else:
-        table = np.full((epochs, per_epoch * batch), -1, dtype=np.int64)
-        for epoch in range(epochs):
-            table[epoch, :examples] = rng.permutation(examples)
-    kept = steps if effort >= 1.0 else max(1, int(steps * effort))
-    return table.reshape(epochs * per_epoch, batch)[:kept]
+    batches, steps = -(-examples // batch), spec.steps_for(examples)
+    return steps, -(-steps // batches), batches, batch
 
 
 @dataclass(frozen=True)
@@ -73,24 +89,27 @@ class StackedPlan:
         )
 
     @classmethod
-    def side_by_side(cls, plans: Sequence[NDArray[np.int64]], counts: Sequence[int], like: Tensor) -> StackedPlan:
-        """Stack plans of positions in each client's own examples, where all of these lie client by client."""
-        table, starts = pad(plans), np.cumsum([0, *counts[:-1]])
-        real = table >= 0
-        rows = np.maximum(table, 0) + starts[:, None]
+    def side_by_side(cls, table_SKB: NDArray[np.int64], starts: NDArray[np.int64], like: Tensor) -> StackedPlan:
+        """Stack plans of positions in each client's own examples (:func:`pad`), which begin at these rows."""
+        real = table_SKB >= 0
+        rows = np.maximum(table_SKB, 0) + starts[:, None]
         kind = like.dtype if like.is_floating_point() else torch.float32
         weights = torch.from_numpy(real).to(like.device, kind)
-        return cls(torch.from_numpy(rows).to(like.device), weights, np.array([len(plan) for plan in plans]))
+        steps = real[:, :, 0].sum(0)
+        return cls(torch.from_numpy(rows).to(like.device), weights, steps)
 
-    def active(self, step: int) -> int:
-        """Give how many clients take part in a step: the first ones."""
-        return int((self.steps > step).sum())
+    @cached_property
+    def active(self) -> list[int]:
+        """How many clients take part in each step: the first ones."""
+        active: list[int] = (self.steps > np.arange(len(self.rows_SKB))[:, None]).sum(1).tolist()
+        return active
 
 
 def pad(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Give ``[steps, K, batch]`` with -1 wherever a client has no example."""
     if all(r.shape == rows[0].shape for r in rows):
-        return np.stack(rows, 1)
+        table_KSB = np.concatenate(rows).reshape(len(rows), *rows[0].shape)
+        return np.ascontiguousarray(table_KSB.swapaxes(0, 1))
     shape = (max(len(r) for r in rows), len(rows), max(r.shape[1] for r in rows))
     table = np.full(shape, -1, dtype=np.int64)
     for k, r in enumerate(rows):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmomentum.clients.block import Arrays, BlockResult
+from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
 from fedmomentum.clients.mean import OffsetSum, RunningMean
+from fedmomentum.clients.shelf import Shelf
 from fedmomentum.events import Failure
 from fedmomentum.protocol import ARRAYS, NUM_EXAMPLES
 from fedmomentum.trees import State, Tree
@@ -23,12 +25,21 @@ Records = dict[str, Tree]
 class Collector:
     """Collects the replies of a block in the order in which clients are added."""
 
-    def __init__(self, *, reduce: bool, uniform: bool = False, origin: Tree | None = None) -> None:
+    @classmethod
+    def of(cls, task: BlockTask, records: Records, shelf: Shelf | None = None) -> Self:
+        """Begin the block of a task that trains from these records; sums of a large model lie on the shelf."""
+        origin = records[ARRAYS] if task.fold else None
+        return cls(reduce=task.reduce, uniform=task.uniform, origin=origin, shelf=shelf)
+
+    def __init__(
+        self, *, reduce: bool, uniform: bool = False, origin: Tree | None = None, shelf: Shelf | None = None
+    ) -> None:
         """Begin a block; ``reduce`` keeps one mean instead of every model, weighted by examples or ``uniform``.
 
-        With an ``origin``, the model that was sent, it keeps sums instead, of models as differences from it.
+        With an ``origin``, the model that was sent, it keeps sums instead, of models as differences from it, on the
+        ``shelf`` if there is one.
         """
-        self.reduce, self.uniform, self._origin = reduce, uniform, origin
+        self.reduce, self.uniform, self._origin, self._shelf = reduce, uniform, origin, shelf
         self.members: dict[str, list[float]] = {"client": [], NUM_EXAMPLES: []}
         self.failures: list[Failure] = []
         self.memory: dict[int, State] = {}
@@ -100,7 +111,7 @@ class Collector:
     def _mean(self, record: str) -> RunningMean | OffsetSum:
         if record not in self._means:
             origin = self._origin if record == ARRAYS else None
-            self._means[record] = RunningMean() if self._origin is None else OffsetSum(origin)
+            self._means[record] = RunningMean() if self._origin is None else OffsetSum(origin, self._shelf)
         return self._means[record]
 
     def note(self, client: int, examples: float, metrics: Mapping[str, float]) -> None:
@@ -168,10 +179,6 @@ def to_arrays(tree: Mapping[str, Tensor]) -> Arrays:
 
 def to_records(records: Mapping[str, Arrays], device: str) -> Records:
     """Give records as torch trees; arrays from shared memory stay where they are and must not be written to."""
-    return {record: {n: _tensor(a).to(device) for n, a in arrays.items()} for record, arrays in records.items()}
-
-
-def _tensor(array: NDArray[np.generic]) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of read-only memory, and nothing here writes to it
-        return torch.from_numpy(array)
+        return {r: {n: torch.from_numpy(a).to(device) for n, a in arrays.items()} for r, arrays in records.items()}

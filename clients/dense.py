@@ -50,18 +50,29 @@ class Goal(NamedTuple):
         return Goal(self.share[step, :active], self.target[step, :active], self.squares)
 
 
+class Below(NamedTuple):
+    """The layer under those that take a step, and where the gradient by its outputs is to be written."""
+
+    layer: Layer
+    dz: Tensor
+
+
 def goal(labels: Tensor, weights: Tensor, classes: int) -> Goal:
     """Give the goal of labels ``[..., K, B]`` with weights of that shape; a batch without weight has none.
 
     Labels that are numbers are ``[..., K, B, classes]``.
     """
-    total = weights.sum(-1, keepdim=True)
-    share = (weights / total.where(total > 0, 1.0)).unsqueeze(-2)
+    share = mean_shares(weights).unsqueeze(-2)
     if labels.is_floating_point():
         return Goal(share, labels.mT, squares=True)
     zeros = share.new_zeros(*labels.shape[:-1], classes, labels.shape[-1])
     target = zeros.scatter_(-2, labels.unsqueeze(-2), share)
     return Goal(share, target)
+
+
+def mean_shares(weights: Tensor) -> Tensor:
+    """Give ``w_i / sum_j w_j`` over the last axis, and 0 where there is no weight at all."""
+    return weights / weights.sum(-1, keepdim=True).clamp_(min=torch.finfo(weights.dtype).tiny)
 
 
 def dense_gradients(module: nn.Module) -> Gradients | None:
@@ -100,9 +111,9 @@ def momentum_step(
     lr: float,
     beta: float,
     *,
-    below: Layer | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Take one heavy-ball step in place; give the losses ``[K]`` and the gradient by the first layer's outputs.
+    below: Below | None = None,
+) -> Tensor:
+    """Take one heavy-ball step in place; give the losses ``[K]``.
 
     ``v <- beta v + dz^T h`` is one product that adds into the velocity, so a gradient is never written down: for wide
     layers, whose cost is memory traffic, that is half the time. Without a velocity: ``W <- W - lr dz^T h``.
@@ -115,23 +126,24 @@ def momentum_step(
         goal: of this step.
         lr: step size.
         beta: momentum.
-        below: the layer under them, where ``x`` is what it gave: then the gradient is the one by its outputs.
+        below: the layer under them, where ``x`` is what it gave; the gradient by its outputs is written there.
     """
     hidden = forward(layers, params, x)
     dz, loss = outputs(hidden[-1], goal)
     for depth in range(len(layers) - 1, -1, -1):
         layer, before = layers[depth], hidden[depth]
         here, w = dz, params[layer.weight]
-        under = layers[depth - 1] if depth else below
-        if under is not None:  # before the weights move
-            dz = back(under, w, before, dz)
+        if depth:  # before the weights move
+            dz = back(layers[depth - 1], w, before, dz)
+        elif below is not None:
+            back(below.layer, w, before, dz, into=below.dz)
         if velocity is None:
             w.baddbmm_(here.mT, before, alpha=-lr)
         else:
             w.add_(velocity[layer.weight].baddbmm_(here.mT, before, beta=beta), alpha=-lr)
         if layer.bias:
             descend(params[layer.bias], None if velocity is None else velocity[layer.bias], here.sum(1), lr, beta)
-    return loss, dz
+    return loss
 
 
 def descend(param: Tensor, velocity: Tensor | None, grad: Tensor, lr: float, beta: float) -> None:
@@ -158,14 +170,19 @@ def outputs(z: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
         off = z - goal.target
         weighed = off * goal.share
         return weighed.mT, 0.5 * (off * weighed).sum((1, 2))
-    loss = torch.log_softmax(z, 1).mul_(goal.target).sum((1, 2)).neg_()
-    return torch.softmax(z, 1).mul_(goal.share).sub_(goal.target).mT, loss
+    log = torch.log_softmax(z, 1)
+    loss = (log * goal.target).sum((1, 2)).neg_()
+    return log.exp_().mul_(goal.share).sub_(goal.target).mT, loss
 
 
-def back(below: Layer, weight: Tensor, before: Tensor, dz: Tensor) -> Tensor:
-    """Give the gradient by the outputs of the layer below."""
+def back(below: Layer, weight: Tensor, before: Tensor, dz: Tensor, into: Tensor | None = None) -> Tensor:
+    """Give the gradient by the outputs of the layer below, in memory of its own or that is given."""
     dz = torch.bmm(dz, weight)
-    return torch.ops.aten.threshold_backward(dz, before, 0) if below.relu else dz
+    if below.relu:
+        torch.ops.aten.threshold_backward.grad_input(dz, before, 0, grad_input=dz if into is None else into)
+    elif into is not None:
+        into.copy_(dz)
+    return dz if into is None else into
 
 
 def read_layers(module: nn.Module) -> list[Layer] | None:

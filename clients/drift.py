@@ -29,7 +29,7 @@ def fedprox(rule: Rule, *, mu: float) -> LocalUpdate:
     def direction(grads: Tree, params: Tree, place: Place) -> Tree:
         return {name: g + mu * (params[name] - place.anchor[name]) for name, g in grads.items()}
 
-    return LocalUpdate(rule, direction=direction)
+    return LocalUpdate(rule, direction=direction, by_tensor=True)
 
 
 def scaffold(rule: Rule, *, control: Literal["steps", "gradient"] = "steps") -> LocalUpdate:
@@ -72,6 +72,7 @@ def scaffold(rule: Rule, *, control: Literal["steps", "gradient"] = "steps") -> 
         finish=finish,
         remember=lambda params: {CONTROL: zeros_like(params)},
         full_gradient=horizon is None,
+        by_tensor=True,
     )
 
 
@@ -101,4 +102,10 @@ def feddyn(rule: Rule, *, alpha: float) -> LocalUpdate:
         own = place.memory[CONTROL]
         return {}, {CONTROL: {name: g - alpha * (params[name] - place.anchor[name]) for name, g in own.items()}}
 
-    return LocalUpdate(rule, direction=direction, finish=finish, remember=lambda params: {CONTROL: zeros_like(params)})
+    return LocalUpdate(
+        rule,
+        direction=direction,
+        finish=finish,
+        remember=lambda params: {CONTROL: zeros_like(params)},
+        by_tensor=True,
+    )

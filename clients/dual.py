@@ -15,18 +15,19 @@ products of each client's examples (:mod:`fedmomentum.clients.gram`). Exact: equ
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, repeat
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedmomentum.clients.batches import StackedPlan
-from fedmomentum.clients.dense import NARROW, Goal, Layer, momentum_step
-from fedmomentum.clients.gram import Inner
+from fedmomentum.clients.dense import NARROW, Below, Layer, goal, momentum_step
+from fedmomentum.clients.gram import Inner, Own
 from fedmomentum.clients.linear import linear
+from fedmomentum.clients.outputs import gone, train_outputs
 from fedmomentum.trees import Tree, expand
 
 EXAMPLES_PER_UNIT, MOST_PASSES = 1, 2
@@ -68,12 +69,13 @@ class Dual:
         """Give how many clients of so many examples are stacked at a time."""
         return max(1, STACK_NUMBERS // (examples * (self.features + 3 * self.units)))
 
+    @torch.inference_mode()
     def train(
         self,
         anchor: Tree,
         inner: Inner,
         plan: StackedPlan,
-        goals: Goal,
+        labels_SKB: Tensor,
         share_K: Tensor,
         lr: float,
         beta: float,
@@ -84,9 +86,9 @@ class Dual:
 
         Args:
             anchor: the model that they start from.
-            inner: their examples.
+            inner: their examples; :class:`~fedmomentum.clients.gram.Own` where the network has one layer.
             plan: their batches.
-            goals: of every step, ``[S, K, B, ...]``.
+            labels_SKB: of the examples of every step.
             share_K: weight of each client in the mean; they sum to 1.
             lr: step size.
             beta: momentum.
@@ -94,108 +96,144 @@ class Dual:
         """
         first, x = self.first, inner.x_RD
         weight, bias = anchor[first.weight], anchor[first.bias] if first.bias else None
-        steps, _, batch = plan.rows_SKB.shape
-        params_K = expand({n: t for n, t in anchor.items() if n not in (first.weight, first.bias)}, len(plan.steps))
-        ball_K = {name: torch.zeros_like(t) for name, t in params_K.items()} if beta else None
-        loss_K = torch.zeros(len(plan.steps), dtype=x.dtype, device=x.device)
-        size_SK = plan.weights_SKB.sum(2)
         start_RU = linear(x, weight, bias)
-        ages, trail = _Ages(lr, beta, min(stretch, steps), x), _Trail(inner, start_RU)
-        since = ages.gone_I[1:].flip(0).repeat_interleave(batch)  # how far each example has gone, the last ones last
-        target = goals.target.neg() if not self.above else None
-        for begin in range(0, steps, stretch):
-            end = min(begin + stretch, steps)
-            inner.begin(begin, end)
-            z_KPU = inner.choose(start_RU if begin == 0 else start_RU + trail.gained_RU)
-            pull_KPU = inner.choose(trail.pull_RU) if begin and beta else None
-            whole = plan.active(end - 1) == len(loss_K)  # else the last steps leave rows as they are
-            back_KPU = torch.empty_like(z_KPU) if whole else torch.zeros_like(z_KPU)
-            for step in range(begin, end):
-                active, at = plan.active(step), step - begin
-                now, seen = slice(at * batch, (at + 1) * batch), slice(0, at * batch)
-                z = z_KPU[:active, now]
-                if at:
-                    gram = inner.products(now, seen, active).mul_(since[-at * batch :])
-                    z.add_(_times(gram, back_KPU[:active, seen]))
-                    if pull_KPU is not None:
-                        z.add_(pull_KPU[:active, now], alpha=ages.glide(at))
-                back = back_KPU[:active, now]
-                if target is not None:
-                    share = goals.share[step, :active]
-                    torch.addcmul(target[step, :active], torch.softmax(z.mT, 1), share, out=back.mT)
-                    continue
-                here = {name: t[:active] for name, t in params_K.items()}
-                ball = ball_K and {name: t[:active] for name, t in ball_K.items()}
-                h = z.relu_() if first.relu else z
-                loss, dz = momentum_step(self.above, here, ball, h, goals.at(step, active), lr, beta, below=first)
-                back.copy_(dz)
-                loss_K[:active].addcmul_(loss, size_SK[step, :active])
-            if target is not None:
-                z_SKUB = z_KPU.view(len(loss_K), end - begin, batch, -1).permute(1, 0, 3, 2)
-                loss_SK = (torch.log_softmax(z_SKUB, 2) * target[begin:end]).sum((2, 3))
-                loss_K.add_((loss_SK * size_SK[begin:end]).sum(0))
-            done_K = torch.from_numpy((plan.steps - begin).clip(0, end - begin)).to(x.device)
-            back_KSN = back_KPU.view(len(done_K), end - begin, -1)
-            trail.add(back_KSN, ages, done_K, first=begin == 0, last=end == steps)
-        rows_UR = trail.moved_RU.new_empty(self.units, len(x))
-        torch.mul(trail.moved_RU.T, share_K[inner.owner_R], out=rows_UR)
+        if self.above:
+            hidden = _Hidden(self, anchor, inner, plan, labels_SKB, lr, beta)
+            rows_UR, params_K, loss_K = hidden.train(start_RU, share_K, stretch), hidden.params_K, hidden.loss_K
+        else:
+            assert isinstance(inner, Own)
+            rows_UR, loss_K = train_outputs(start_RU, inner, plan, labels_SKB, share_K, lr, beta)
+            params_K = {}
         mean = {first.weight: linear(rows_UR, x.T).add_(weight)}
         if first.bias:
             mean[first.bias] = anchor[first.bias] + rows_UR.sum(1)
-        numbers = [*mean.values(), loss_K, *params_K.values()]
-        finite = torch.isfinite(torch.stack([t.sum() for t in numbers])).all()
-        return DualEnd(params_K, mean, loss_K) if bool(finite) else None
+        total = sum((t.sum() for t in (*mean.values(), *params_K.values())), loss_K.sum())
+        return DualEnd(params_K, mean, loss_K) if bool(torch.isfinite(total)) else None
 
 
 class _Ages:
     """How far a heavy ball goes by a gradient, so many steps after it came."""
 
-    def __init__(self, lr: float, beta: float, steps: int, like: Tensor) -> None:
+    def __init__(self, lr: float, beta: float, steps: int, batch: int, like: Tensor) -> None:
         """Tabulate ``beta^i`` and ``-lr (1 + beta + ... + beta^(i - 1))`` for ``i`` up to so many steps."""
-        power = list(accumulate(repeat(beta, steps), operator.mul, initial=1.0))
-        gone = list(accumulate((-lr * p for p in power[:-1]), initial=0.0))
-        self.beta, self._gone = beta, gone
-        self.power_I, self.gone_I = like.new_tensor(power), like.new_tensor(gone)
+        self.beta, self.power_I, self.gone_I = beta, beta ** np.arange(steps + 1.0), gone(lr, beta, steps)
+        self._batch, self._behind_P = batch, torch.from_numpy(self.gone_I[:0:-1].repeat(batch)).to(like)
 
     def glide(self, step: int) -> float:
         """Give how far the velocity at step 0 has gone at a step."""
-        return self.beta * self._gone[step]
+        return self.beta * float(self.gone_I[step])
+
+    def since(self, step: int) -> Tensor:
+        """Give how far each example of the steps before this one has gone, the last one last."""
+        return self._behind_P[len(self._behind_P) - step * self._batch :]
+
+
+class _Hidden:
+    """The steps of a network with layers above the first one, which have weights of their own."""
+
+    def __init__(
+        self, dual: Dual, anchor: Tree, inner: Inner, plan: StackedPlan, labels_SKB: Tensor, lr: float, beta: float
+    ) -> None:
+        """Stack the parameters of the layers above."""
+        self._inner, self._plan, self._lr, self._beta = inner, plan, lr, beta
+        self._first, self._above = dual.first, dual.above
+        own = (dual.first.weight, dual.first.bias)
+        self.params_K = expand({n: t for n, t in anchor.items() if n not in own}, len(plan.steps))
+        self._ball_K = {name: torch.zeros_like(t) for name, t in self.params_K.items()} if beta else None
+        self._goals = goal(labels_SKB, plan.weights_SKB, anchor[dual.above[-1].weight].shape[0])
+        self._size_SK = plan.weights_SKB.sum(2)
+        self.loss_K = self._size_SK.new_zeros(len(plan.steps))
+
+    def train(self, start_RU: Tensor, share_K: Tensor, stretch: int) -> Tensor:
+        """Take all steps, a stretch at a time; give how far each example has gone, weighed by shares, ``[U, R]``."""
+        steps = len(self._plan.rows_SKB)
+        ages = _Ages(self._lr, self._beta, min(stretch, steps), self._plan.rows_SKB.shape[2], start_RU)
+        trail = _Trail(self._inner, start_RU, share_K)
+        for begin in range(0, steps, stretch):
+            end = min(begin + stretch, steps)
+            self._inner.begin(begin, end)
+            at_RU = start_RU if begin == 0 else start_RU + trail.gained_RU
+            back_KPU = self._stretch(begin, end, at_RU, trail.pull_RU if begin and self._beta else None, ages)
+            done_K = (self._plan.steps - begin).clip(0, end - begin)
+            trail.add(back_KPU, ages, done_K, end - begin, first=begin == 0, last=end == steps)
+        return trail.moved_RU.T.contiguous()
+
+    def _stretch(self, begin: int, end: int, at_RU: Tensor, pull_RU: Tensor | None, ages: _Ages) -> Tensor:
+        """Take the steps of a stretch; give the gradients by the outputs of the first layer, ``[K, P, U]``."""
+        inner, (_, clients, batch) = self._inner, self._plan.rows_SKB.shape
+        back_KPU = at_RU.new_empty(clients, (end - begin) * batch, at_RU.shape[1])
+        for at, active in enumerate(self._plan.active[begin:end]):
+            z, before = inner.choose(at_RU, at, active), at * batch
+            if at:
+                gram = inner.products(at, active).mul_(ages.since(at))
+                _add_product(z, gram, back_KPU[:active, :before])
+                if pull_RU is not None:
+                    z.add_(inner.choose(pull_RU, at, active), alpha=ages.glide(at))
+            here, ball = self.params_K, self._ball_K
+            if active < clients:
+                here = {name: t[:active] for name, t in here.items()}
+                ball = ball and {name: t[:active] for name, t in ball.items()}
+            h, goals = z.relu_() if self._first.relu else z, self._goals.at(begin + at, active)
+            below = Below(self._first, back_KPU[:active, before : before + batch])
+            loss = momentum_step(self._above, here, ball, h, goals, self._lr, self._beta, below=below)
+            self.loss_K[:active].addcmul_(loss, self._size_SK[begin + at, :active])
+        return back_KPU
 
 
 class _Trail:
     """Where clients have come by the end of a stretch, as coefficients of their examples."""
 
-    def __init__(self, inner: Inner, start_RU: Tensor) -> None:
+    def __init__(self, inner: Inner, start_RU: Tensor, share_K: Tensor) -> None:
         """Begin at the model of the round."""
-        self._inner = inner
+        self._inner, self._share_K = inner, share_K
         self.moved_RU = self._speed_RU = self.gained_RU = self.pull_RU = start_RU
 
-    def add(self, back_KSN: Tensor, ages: _Ages, done_K: Tensor, *, first: bool, last: bool) -> None:
-        """Add the gradients by the outputs in a stretch, of which each client has done so many steps."""
-        inner, owner_R = self._inner, self._inner.owner_R
-        age_KS = (done_K.unsqueeze(1) - torch.arange(back_KSN.shape[1], device=done_K.device)).clamp(min=0)
-        gone_KS1 = ages.gone_I[age_KS].unsqueeze(2)
-        moved_RU = inner.collect(back_KSN.mul_(gone_KS1) if last else back_KSN * gone_KS1)
+    def add(
+        self, back_KPU: Tensor, ages: _Ages, done_K: NDArray[np.int64], steps: int, *, first: bool, last: bool
+    ) -> None:
+        """Add the gradients by the outputs in a stretch of so many steps, of which each client has done some.
+
+        In the end each client's coefficients are weighed by its share in the mean.
+        """
+        age_KS = (done_K[:, None] - np.arange(steps)).clip(0)
+        gone_KS = torch.from_numpy(ages.gone_I[age_KS]).to(self._share_K)
+        if last:
+            gone_KS.mul_(self._share_K.unsqueeze(1))
+        moved_RU = self._collect(back_KPU, gone_KS, last=last)
         if not first:
-            moved_RU.add_(self.moved_RU)
+            before_RU = self.moved_RU
             if ages.beta:
-                moved_RU.addcmul_(self._speed_RU, (ages.beta * ages.gone_I[done_K])[owner_R].unsqueeze(1))
+                before_RU.addcmul_(self._speed_RU, self._rows(ages.beta * ages.gone_I[done_K]))
+            if last:
+                before_RU.mul_(self._inner.of_clients(self._share_K).unsqueeze(1))
+            moved_RU.add_(before_RU)
         self.moved_RU = moved_RU
         if last:
             return
-        self.gained_RU = inner.spread(moved_RU)
+        self.gained_RU = self._inner.spread(moved_RU)
         if ages.beta:
-            power_KS = ages.power_I[(age_KS - 1).clamp(min=0)].where(age_KS > 0, 0.0)
-            speed_RU = inner.collect(back_KSN * power_KS.unsqueeze(2))
+            power_KS = np.where(age_KS > 0, ages.power_I[(age_KS - 1).clip(0)], 0.0)
+            speed_RU = self._collect(back_KPU, torch.from_numpy(power_KS).to(self._share_K), last=False)
             if not first:
-                speed_RU.addcmul_(self._speed_RU, ages.power_I[done_K][owner_R].unsqueeze(1))
-            self._speed_RU, self.pull_RU = speed_RU, inner.spread(speed_RU)
+                speed_RU.addcmul_(self._speed_RU, self._rows(ages.power_I[done_K]))
+            self._speed_RU, self.pull_RU = speed_RU, self._inner.spread(speed_RU)
+
+    def _collect(self, back_KPU: Tensor, factor_KS: Tensor, *, last: bool) -> Tensor:
+        """Sum up what comes back by examples, each step with a factor."""
+        back_KSN, factor_KS1 = back_KPU.view(*factor_KS.shape, -1), factor_KS.unsqueeze(2)
+        weighed_KSN = back_KSN.mul_(factor_KS1) if last else back_KSN * factor_KS1
+        return self._inner.collect(weighed_KSN.view(back_KPU.shape))
+
+    def _rows(self, factor_K: NDArray[np.float64]) -> Tensor:
+        return self._inner.of_clients(torch.from_numpy(factor_K).to(self._share_K)).unsqueeze(1)
 
 
-def _times(gram_KBS: Tensor, back_KSU: Tensor) -> Tensor:
-    """Give their product, in the order that is the faster one."""
-    narrow = back_KSU.shape[2] <= NARROW
-    return torch.bmm(back_KSU.mT, gram_KBS.mT).mT if narrow else torch.bmm(gram_KBS, back_KSU)
+def _add_product(z_KBU: Tensor, gram_KBP: Tensor, back_KPU: Tensor) -> None:
+    """Add their product, in the order that is the faster one."""
+    if back_KPU.shape[2] <= NARROW:
+        z_KBU.add_(torch.bmm(back_KPU.mT, gram_KBP.mT).mT)
+    else:
+        z_KBU.baddbmm_(gram_KBP, back_KPU)
 
 
 def dual(module: nn.Module, layers: Sequence[Layer] | None) -> Dual | None:

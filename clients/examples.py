@@ -23,6 +23,8 @@ class Examples:
         """Take the data; nothing is copied on a CPU."""
         self.data, self.device = data, device
         self._x, self._y = _resident(data.x, device), _resident(data.y, device)
+        order = data.partition.order
+        self._in_order = data.validation == 0 and bool((order == np.arange(len(order))).all())
 
     def count(self, client: int) -> int:
         """Give the number of training examples of a client."""
@@ -48,23 +50,35 @@ class Examples:
         y = torch.from_numpy(np.concatenate([y for _, y in shifted])).to(self.device)
         return x, y, [np.where(plan < 0, -1, plan + start) for plan, start in zip(plans, starts, strict=True)]
 
-    def own(self, clients: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Give x and y of all training examples of clients, one client after another, in the order of their own.
+    def own(self, clients: Sequence[int]) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+        """Give x and y of all training examples of clients, in the order of their own, and where each client's begin.
 
-        Where they lie so in the data set nothing moves. Either way inputs begin where torch's own memory would begin:
-        matrix products round otherwise elsewhere, and where data lie depends on the engine.
+        One client comes after another in the order in which the data set has them; where they lie so in it nothing
+        moves. Either way inputs begin where torch's own memory would begin: matrix products round otherwise elsewhere,
+        and where data lie depends on the engine.
         """
+        order = sorted(range(len(clients)), key=clients.__getitem__)
+        sizes = self.data.sizes[[clients[k] for k in order]].astype(np.int64)
+        starts = np.empty(len(clients), np.int64)
+        starts[order] = np.cumsum(sizes) - sizes
         if self.data.shift is not None:
-            shifted = [self.data.train_arrays(client) for client in clients]
+            shifted = [self.data.train_arrays(clients[k]) for k in order]
             x, y = (torch.cat([torch.from_numpy(arrays[i]) for arrays in shifted]) for i in (0, 1))
-            return x.to(self.device), y.to(self.device)
-        rows = np.concatenate([self.data.train_indices(client) for client in clients])
-        first, last = int(rows[0]), int(rows[-1])
-        if last - first == len(rows) - 1 and (np.diff(rows) == 1).all():
-            x, y = self._x[first : last + 1], self._y[first : last + 1]
-            return x if x.data_ptr() % ALIGNMENT == 0 else x.clone(), y
+            return x.to(self.device), y.to(self.device), starts
+        run = self._run(clients[order[0]], clients[order[-1]], len(clients))
+        if run is not None:
+            x, y = self._x[run], self._y[run]
+            return x if x.data_ptr() % ALIGNMENT == 0 else x.clone(), y, starts
+        rows = np.concatenate([self.data.train_indices(clients[k]) for k in order])
         chosen = torch.from_numpy(rows).to(self.device)
-        return self._x.index_select(0, chosen), self._y.index_select(0, chosen)
+        return self._x.index_select(0, chosen), self._y.index_select(0, chosen), starts
+
+    def _run(self, first: int, last: int, count: int) -> slice | None:
+        """Give the rows of these clients where they have numbers in a row, and examples that lie so; else None."""
+        if not self._in_order or last - first != count - 1:
+            return None
+        offsets = self.data.partition.offsets
+        return slice(int(offsets[first]), int(offsets[last + 1]))
 
     def validation(self, client: int) -> tuple[Tensor, Tensor]:
         """Give a client's validation examples, or its training examples where nothing was set aside."""

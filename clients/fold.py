@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
-from fedmomentum.clients.shelf import Shelf
+from fedmomentum.clients.shelf import Shelf, rest
 from fedmomentum.protocol import ARRAYS, NUM_EXAMPLES
 from fedmomentum.protocol import LARGE as LARGE
 
@@ -69,22 +69,18 @@ def fold(
         return result(leaves[0])
     half = len(leaves) // 2
     left = fold(leaves[:half], result, shelf)
-    place = None if shelf is None or left is None or not left.sums else shelf.put(left.sums)
-    if left is not None and place is not None:
-        left = replace(left, sums=None)
+    if left is not None and shelf is not None and left.sums:
+        left = replace(left, sums=shelf.put(left.sums))
     right = fold(leaves[half:], result, shelf)
-    if left is not None and shelf is not None and place is not None:
-        if right is not None and right.sums:
-            right = replace(right, sums=shelf.take(place, onto=right.sums))
-        else:
-            left = replace(left, sums=shelf.take(place))
-    return joined(left, right) if left is not None and right is not None else right if left is None else left
+    return joined(left, right, shelf) if left is not None and right is not None else right if left is None else left
 
 
-def joined(a: BlockResult, b: BlockResult) -> BlockResult:
-    """Give the result of two blocks; their sums are added, in the memory of ``a`` where it may be written to."""
+def joined(a: BlockResult, b: BlockResult, shelf: Shelf | None = None) -> BlockResult:
+    """Give the result of two blocks; their sums are added in place where one of them may be written to."""
     sums = a.sums or b.sums
-    if a.sums and b.sums:
+    if a.sums and b.sums and shelf is not None:
+        sums = shelf.join(a.sums, onto=b.sums)
+    elif a.sums and b.sums:
         sums = {record: {n: _sum(x, b.sums[record][n]) for n, x in tree.items()} for record, tree in a.sums.items()}
     return replace(
         a,
@@ -125,7 +121,10 @@ def means(
             assert total is not None
             like, start = origin.get(name, total), origin.get(name) if record == ARRAYS else None
             del parts
-            yield record, name, _mean(total, weight, start, like.dtype)
+            mean = _mean(total, weight, start, like.dtype)
+            del total
+            rest()
+            yield record, name, mean
 
 
 def model_bytes(arrays: Arrays) -> int:

@@ -5,16 +5,17 @@ Equal to the rule to float tolerance (tests/clients/test_fused.py); everything e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
+from fedmomentum.clients.early import as_gradients_come
 from fedmomentum.clients.spec import ClientSpec
+from fedmomentum.optim.registry import hyperparameters
 from fedmomentum.trees import State
 
 _PLAIN = {"lr", "weight_decay", "decay", "momentum", "dampening"}
@@ -52,28 +53,9 @@ class FusedSGD:
         """Give the memory of the velocity back."""
         self._velocity = []
 
-    @contextmanager
-    def while_backward(self) -> Iterator[None]:
-        """Step each parameter as soon as its gradient is there, and let that go: all gradients are never there at once.
-
-        The same bits as :meth:`step`, for any model whose parameters act through their gradients alone (one that is
-        also used detached is refused by torch, because it has changed).
-        """
-
-        def hook(position: int, param: Tensor) -> None:
-            with torch.no_grad():
-                self._step([position])
-            param.grad = None
-
-        handles = [
-            p.register_post_accumulate_grad_hook(partial(hook, i))  # type: ignore[no-untyped-call]
-            for i, p in enumerate(self.params)
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    def while_backward(self) -> AbstractContextManager[None]:
+        """Step each parameter as soon as its gradient is there; the same bits as :meth:`step`."""
+        return as_gradients_come(self.params, lambda position: self._step([position]))
 
     def step(self) -> None:
         """Take one step with the gradients in ``.grad``; a parameter without one stays."""
@@ -104,6 +86,7 @@ def fused_sgd(name: str, hyper: Mapping[str, Any], names: Sequence[str], params:
     """Give the fused form of a rule over these parameters, or None where there is none that is equal."""
     if name not in ("sgd", "heavy_ball", "nesterov") or hyper.keys() - _PLAIN:
         return None
+    hyper = {**hyperparameters(name), **hyper}  # what is left out has the rule's default, not torch's
     if hyper.get("dampening", 0.0) or not isinstance(hyper.get("lr"), float | int):
         return None
     if hyper.get("weight_decay", 0.0) and hyper.get("decay", "l2") != "l2":

@@ -1,20 +1,19 @@
 """Inner products of a client's examples, which the dual form trains on: they stay the same for a whole run.
 
-Where they are kept, a batch is a choice of rows and columns of them, so a round reads a client's inputs twice, each
-time as they lie in memory: for the outputs of the layer at the model of the round, and for the mean of the weights.
-Which numbers are kept never changes a result: those of a client are computed by themselves, in memory aligned alike.
+Where they are kept, what a step needs is a choice of them, so a round reads a client's inputs twice, each time as they
+lie in memory: for the outputs of the layer at the model of the round, and for the mean of the weights. Which ones are
+kept never changes a result: those of a client are computed by themselves, in memory aligned alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from fedmomentum.clients.examples import Examples
 
@@ -22,30 +21,44 @@ KEPT_EXAMPLES, KEPT_PER_OUTPUT = 90, 1.5
 """Examples of a client up to which its inner products are kept, and how many more for each output of the layer: up to
 there they have saved what they cost by the fifth round of the client, or earlier (benchmarks/vectorize.py)."""
 BYTES_A_CLIENT = 700
-"""What a tensor that is kept takes beside its numbers: most of it where a million clients have two examples each."""
+"""What a client counts beside its numbers: many tiny clients seldom come back, and making products of few examples, one
+client after another, costs more than it saves (a million of two examples each: benchmarks/scale.py)."""
 
 
 class Inner(Protocol):
     """Inputs of K clients in R rows, and the inner products of those that steps see."""
 
     x_RD: Tensor
-    owner_R: Tensor
-    """Whose input a row is, counted from 0."""
 
     def begin(self, first: int, last: int) -> None:
         """Begin a stretch of steps, from the first one up to the last one, which is left out."""
 
-    def choose(self, rows_RU: Tensor) -> Tensor:
-        """Give the rows of the examples that the steps of the stretch see, ``[K, P, U]``."""
+    def choose(self, rows_RU: Tensor, step: int, active: int) -> Tensor:
+        """Give the rows of the examples that a step of the stretch sees, for the first clients, ``[active, B, U]``."""
 
-    def collect(self, seen_KSN: Tensor) -> Tensor:
-        """Sum up numbers of the examples that steps see, ``[K, S, B U]``, by their rows."""
+    def collect(self, seen_KPU: Tensor) -> Tensor:
+        """Sum up numbers of the examples that the stretch sees by their rows; 0 where it does not see one."""
 
-    def products(self, now: slice, seen: slice, active: int) -> Tensor:
-        """Give inner products of examples with some that come before in the stretch, for the first clients."""
+    def products(self, step: int, active: int) -> Tensor:
+        """Give inner products of the examples of a step with those before it in the stretch, for the first clients."""
+
+    def of_clients(self, numbers_K: Tensor) -> Tensor:
+        """Give a number of each client in every row of its own."""
 
     def spread(self, rows_RU: Tensor) -> Tensor:
         """Give ``(X X^T) rows``, client by client."""
+
+
+class Products(NamedTuple):
+    """Inner products of clients, one behind another, and behind them room for one more line of the longest."""
+
+    numbers: Tensor
+    starts: NDArray[np.int64]
+    """Where those of each client begin."""
+
+    def lines(self, length: int) -> Tensor:
+        """Give what begins at every number, so many of them: a client's line and what happens to lie behind it."""
+        return self.numbers.as_strided((len(self.numbers) - length + 1, length), (1, 1))
 
 
 class Grams:
@@ -60,22 +73,36 @@ class Grams:
             most: examples of a client whose products are kept, at most.
         """
         self._examples, self._one, self.most = examples, 1.0 if bias else 0.0, most
-        self._known: dict[int, Tensor] = {}
+        self._kept: Products | None = None
+        self._known = np.zeros(0, bool)
 
-    def of(self, clients: Sequence[int]) -> list[Tensor]:
-        """Give the products of clients, ``[n, n]`` each."""
-        return [self._of(client) for client in clients]
+    def of(self, clients: Sequence[int]) -> Products:
+        """Give the products of clients."""
+        chosen = np.asarray(clients)
+        sizes = self._examples.data.sizes[chosen].astype(np.int64)
+        if sizes.max() > self.most:
+            made = [self._make(client).view(-1) for client in clients]
+            made.append(made[0].new_zeros(int(sizes.max())))
+            return Products(torch.cat(made), np.cumsum(sizes**2) - sizes**2)
+        if self._kept is None:
+            self._kept = self._room(self._make(clients[0]))
+        for client in chosen[~self._known[chosen]].tolist():
+            gram, start = self._make(client).view(-1), self._kept.starts[client]
+            self._kept.numbers[start : start + len(gram)] = gram
+            self._known[client] = True
+        return Products(self._kept.numbers, self._kept.starts[chosen])
 
-    def _of(self, client: int) -> Tensor:
-        gram = self._known.get(client)
-        if gram is None:
-            x = self._examples.own([client])[0].flatten(1)
-            gram = torch.mm(x, x.T)
-            if self._one:
-                gram.add_(self._one)
-            if len(x) <= self.most:
-                self._known[client] = gram
-        return gram
+    def _room(self, like: Tensor) -> Products:
+        """Give a place to every client whose products are kept; the system gives pages of it as they are written."""
+        sizes = self._examples.data.sizes.astype(np.int64)
+        places = np.where(sizes <= self.most, sizes**2, 0)
+        self._known = np.zeros(len(sizes), bool)
+        return Products(like.new_empty(int(places.sum()) + self.most), np.cumsum(places) - places)
+
+    def _make(self, client: int) -> Tensor:
+        x = self._examples.own([client])[0].flatten(1)
+        gram = torch.mm(x, x.T)
+        return gram.add_(self._one) if self._one else gram
 
 
 def most_kept(sizes: NDArray[np.integer], outputs: int, limit: float) -> int:
@@ -92,75 +119,147 @@ def most_kept(sizes: NDArray[np.integer], outputs: int, limit: float) -> int:
     return most if 4.0 * float(held @ held) + BYTES_A_CLIENT * len(held) <= limit * 2**20 else 0
 
 
+class _Places:
+    """Where the rows of inputs are in a table of examples that steps see."""
+
+    def __init__(
+        self,
+        rows: NDArray[np.int64],
+        real: NDArray[np.bool_],
+        size: int,
+        to: Callable[[NDArray[np.int64]], Tensor],
+    ) -> None:
+        """Find each of so many rows among those of the table that are real, where the numbers will be."""
+        self._size, at, where = size, np.flatnonzero(real), np.full(size, -1)
+        seen = rows.reshape(-1)[at]
+        where[seen] = at
+        unseen = np.flatnonzero(where < 0)
+        self._once = size - len(unseen) == len(at)
+        if self._once:
+            self._where, self._unseen = to(np.maximum(where, 0)), to(unseen) if len(unseen) else None
+        else:
+            self._at, self._seen = to(at), to(seen)
+
+    def sum(self, seen: Tensor, axis: int) -> Tensor:
+        """Give the sums of what the table has for each row, along an axis."""
+        if self._once:  # no row is there twice, so nothing has to be added
+            rows = seen.index_select(axis, self._where)
+            return rows if self._unseen is None else rows.index_fill_(axis, self._unseen, 0.0)
+        shape = [*seen.shape[:axis], self._size, *seen.shape[axis + 1 :]]
+        return seen.new_zeros(shape).index_add_(axis, self._seen, seen.index_select(axis, self._at))
+
+
 class Own:
     """Clients' inputs in the order in which they hold them, with all products: for any number of passes."""
 
-    def __init__(self, x_RD: Tensor, rows_SKB: Tensor, grams: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        x_RD: Tensor,
+        table_SKB: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        sizes: Sequence[int],
+        products: Products,
+    ) -> None:
         """Stack clients.
 
         Args:
-            x_RD: all inputs of one client after another.
-            rows_SKB: which of them each step sees; any of the client's own where there is no example.
-            grams: inner products of each.
+            x_RD: all inputs of one client after another, in any order of the clients.
+            table_SKB: which of its own each step sees, -1 where there is no example.
+            starts: the row where each client's begin.
+            sizes: how many there are.
+            products: of each.
         """
-        self.x_RD, self._grams, self._sizes = x_RD, grams, [len(gram) for gram in grams]
-        sizes = torch.tensor(self._sizes, device=x_RD.device)
-        self.owner_R = torch.arange(len(sizes), device=x_RD.device).repeat_interleave(sizes)
-        self._rows_KSB = rows_SKB.transpose(0, 1).contiguous()
-        self._columns_KSB = self._rows_KSB - (sizes.cumsum(0) - sizes).view(-1, 1, 1)
-        most = max(self._sizes)
-        self._inner_RN = torch.cat([g if len(g) == most else F.pad(g, (0, most - len(g))) for g in grams])
+        self.x_RD, self.starts, self.sizes = x_RD, starts, np.array(sizes, dtype=np.int64)
+        self.most = int(self.sizes.max())
+        self._products, self._real_SKB, self.own_SKB = products, table_SKB >= 0, np.maximum(table_SKB, 0)
+        self._rows_SKB = self.own_SKB + starts[:, None]
+        self._lines = products.lines(self.most)
+        self._lines_SKB = self.to(self.own_SKB * self.sizes[:, None] + products.starts[:, None])
+        self._first = 0
+
+    def to(self, table: NDArray[np.int64]) -> Tensor:
+        """Give a table as a tensor where the inputs are."""
+        return torch.from_numpy(np.ascontiguousarray(table)).to(self.x_RD.device)
 
     def begin(self, first: int, last: int) -> None:
-        """Choose the rows of the products."""
-        self._columns_KP = self._columns_KSB[:, first:last].flatten(1)
-        self._rows = self._rows_KSB[:, first:last].reshape(-1)
-        self._inner_KPN = self.choose(self._inner_RN)
+        """Find where the rows are seen."""
+        self._first, steps = first, slice(first, last)
+        self._chosen_SKB = self.to(self._rows_SKB[steps])
+        self._columns_K1P = self.to(self.own_SKB[steps].swapaxes(0, 1)).flatten(1).unsqueeze(1)
+        rows_KSB, real_KSB = self._rows_SKB[steps].swapaxes(0, 1), self._real_SKB[steps].swapaxes(0, 1)
+        self._places = _Places(rows_KSB, real_KSB, len(self.x_RD), self.to)
 
-    def choose(self, rows_RU: Tensor) -> Tensor:
-        """Give the rows of the examples that the steps of the stretch see."""
-        return rows_RU.index_select(0, self._rows).view(*self._columns_KP.shape, -1)
+    def gather(self, seen_USKB: Tensor) -> Tensor:
+        """Sum up numbers of the examples that all steps see by their rows, ``[U, R]``."""
+        places = _Places(self._rows_SKB, self._real_SKB, len(self.x_RD), self.to)
+        return places.sum(seen_USKB.flatten(1), 1)
 
-    def collect(self, seen_KSN: Tensor) -> Tensor:
-        """Sum up numbers of the examples that steps see by their rows."""
-        seen = seen_KSN.view(len(self._rows), -1)
-        return seen.new_zeros(len(self.x_RD), seen.shape[1]).index_add_(0, self._rows, seen)
+    def choose(self, rows_RU: Tensor, step: int, active: int) -> Tensor:
+        """Give the rows of the examples that a step of the stretch sees."""
+        rows_AB = self._chosen_SKB[step, :active]
+        return rows_RU.index_select(0, rows_AB.view(-1)).view(*rows_AB.shape, -1)
 
-    def products(self, now: slice, seen: slice, active: int) -> Tensor:
-        """Choose the columns of the products."""
-        rows, columns = self._inner_KPN[:active, now], self._columns_KP[:active, seen]
-        return rows.gather(2, columns.unsqueeze(1).expand(-1, rows.shape[1], -1))
+    def collect(self, seen_KPU: Tensor) -> Tensor:
+        """Sum up numbers of the examples that the stretch sees by their rows."""
+        return self._places.sum(seen_KPU.flatten(0, 1), 0)
+
+    def products(self, step: int, active: int) -> Tensor:
+        """Choose columns of the lines."""
+        lines_ABN = self.lines(self._first + step, active)
+        before_A1P = self._columns_K1P[:active, :, : step * lines_ABN.shape[1]]
+        return lines_ABN.gather(2, before_A1P.expand(-1, lines_ABN.shape[1], -1))
+
+    def lines(self, step: int, active: int) -> Tensor:
+        """Give inner products of the examples of a step with all of their client, in its order, and some padding."""
+        lines_AB = self._lines_SKB[step, :active]
+        return self._lines.index_select(0, lines_AB.view(-1)).view(*lines_AB.shape, -1)
+
+    def of_clients(self, numbers_K: Tensor) -> Tensor:
+        """Give a number of each client in every row of its own."""
+        order = np.argsort(self.starts)
+        return numbers_K[self.to(np.repeat(order, self.sizes[order]))]
 
     def spread(self, rows_RU: Tensor) -> Tensor:
         """Give ``(X X^T) rows``, client by client."""
-        parts = zip(self._grams, torch.split(rows_RU, self._sizes), strict=True)
-        return torch.cat([torch.mm(gram, part) for gram, part in parts])
+        result = torch.empty_like(rows_RU)
+        for start, n, at in zip(self.starts, self.sizes, self._products.starts, strict=True):
+            gram = self._products.numbers[at : at + n * n].view(n, n)
+            result[start : start + n] = torch.mm(gram, rows_RU[start : start + n])
+        return result
 
 
 class Seen:
     """Clients' inputs in the order in which one pass sees them: only products that the pass needs are ever taken."""
 
-    def __init__(self, x_KPD: Tensor, *, bias: bool) -> None:
-        """Take the inputs, and whether each has one more number that is 1."""
+    def __init__(self, x_KPD: Tensor, table_SKB: NDArray[np.int64], *, bias: bool) -> None:
+        """Take the inputs, the table whose rows they are (-1: no example), and whether each has a 1 behind it."""
         self._x_KPD, self._bias = x_KPD, bias
+        self._steps, _, self._batch = table_SKB.shape
         self.x_RD = x_KPD.view(-1, x_KPD.shape[2])
-        self.owner_R = torch.arange(len(x_KPD), device=x_KPD.device).repeat_interleave(x_KPD.shape[1])
+        nobody = np.flatnonzero(table_SKB.swapaxes(0, 1) < 0)
+        self._nobody = torch.from_numpy(nobody).to(x_KPD.device) if len(nobody) else None
 
     def begin(self, first: int, last: int) -> None:
         """There is one stretch, and nothing to prepare for it."""
 
-    def choose(self, rows_RU: Tensor) -> Tensor:
-        """Give all rows."""
-        return rows_RU.view(*self._x_KPD.shape[:2], -1)
+    def choose(self, rows_RU: Tensor, step: int, active: int) -> Tensor:
+        """Give rows as they lie."""
+        return rows_RU.view(len(self._x_KPD), self._steps, self._batch, -1)[:active, step]
 
-    def collect(self, seen_KSN: Tensor) -> Tensor:
+    def collect(self, seen_KPU: Tensor) -> Tensor:
         """Give what there is: each row is seen once."""
-        return seen_KSN.view(len(self.x_RD), -1)
+        rows_RU = seen_KPU.flatten(0, 1)
+        return rows_RU if self._nobody is None else rows_RU.index_fill_(0, self._nobody, 0.0)
 
-    def products(self, now: slice, seen: slice, active: int) -> Tensor:
+    def products(self, step: int, active: int) -> Tensor:
         """Take the products."""
-        inner = torch.bmm(self._x_KPD[:active, now], self._x_KPD[:active, seen].mT)
+        x_KPD, before = self._x_KPD[:active], step * self._batch
+        inner = torch.bmm(x_KPD[:, before : before + self._batch], x_KPD[:, :before].mT)
         return inner.add_(1.0) if self._bias else inner
+
+    def of_clients(self, numbers_K: Tensor) -> Tensor:
+        """Give a number of each client in every row of its own."""
+        return numbers_K.repeat_interleave(self._x_KPD.shape[1])
 
     def spread(self, rows_RU: Tensor) -> Tensor:
         """Refuse: a second stretch would be a second pass.

@@ -31,7 +31,7 @@ def fedcm(rule: Rule, *, alpha: float) -> LocalUpdate:
         common = place.shared[MOMENTUM]
         return {name: alpha * g + (1 - alpha) * common[name] for name, g in grads.items()}
 
-    return LocalUpdate(rule, direction=direction)
+    return LocalUpdate(rule, direction=direction, by_tensor=True)
 
 
 def fedadc(rule: Rule, *, local_momentum: float) -> LocalUpdate:
@@ -53,7 +53,7 @@ def fedadc(rule: Rule, *, local_momentum: float) -> LocalUpdate:
         steps = place.steps.double() if isinstance(place.steps, Tensor) else place.steps
         return add(grads, scaled(place.shared[MOMENTUM], local_momentum / steps))
 
-    return LocalUpdate(rule, direction=direction)
+    return LocalUpdate(rule, direction=direction, by_tensor=True)
 
 
 def mime(rule: Rule) -> LocalUpdate:
@@ -145,7 +145,7 @@ def domo(rule: Rule, *, fusion: float = 0.9, spread: bool = False) -> LocalUpdat
     def finish(params: Tree, state: State, place: Place) -> tuple[dict[str, Tree], State]:
         return {ARRAYS: sub(params, walk(place))}, {}
 
-    return LocalUpdate(Rule(init, update), begin=begin, finish=finish)
+    return LocalUpdate(Rule(init, update), begin=begin, finish=finish, by_tensor=True)
 
 
 _PULL = "pull"

@@ -83,13 +83,16 @@ class LocalUpdate(NamedTuple):
     begin: Begin | None = None
     full_gradient: bool = False
     """Whether ``finish`` needs the gradient of the client's whole loss at the global model."""
+    by_tensor: bool = False
+    """Whether ``direction``, and what the method makes of the rule, do to each tensor what they would do to it alone:
+    then a large model steps tensor by tensor, and what a place holds has one tensor each."""
     compressed: bool = False
     """Whether what ``finish`` sends as ``arrays`` has a layout of its own and is the whole message."""
 
 
 def local_sgd(rule: Rule) -> LocalUpdate:
     """Give plain local training by any rule: ``y <- y + rule(g(y))``. arXiv:1602.05629."""
-    return LocalUpdate(rule)
+    return LocalUpdate(rule, by_tensor=True)
 
 
 def scaled(tree: Tree, factor: float | Tensor) -> Tree:

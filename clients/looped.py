@@ -17,13 +17,16 @@ from fedmomentum.clients.batches import plan
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import Collector, Records
 from fedmomentum.clients.convolved import convolved
+from fedmomentum.clients.early import Early, tensor_by_tensor
 from fedmomentum.clients.examples import Examples
-from fedmomentum.clients.fused import fused_sgd
+from fedmomentum.clients.fused import FusedSGD, fused_sgd
+from fedmomentum.clients.heap import give_back
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.norm import batch_norms, norm_tensors
 from fedmomentum.clients.precision import layers, wide
 from fedmomentum.clients.rules import own_noise
+from fedmomentum.clients.shelf import Shelf
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.models.objective import losses
 from fedmomentum.protocol import ARRAYS, GRADIENT
@@ -45,9 +48,18 @@ _RULE = "rule/"
 class LoopedTrainer:
     """Trains the clients of a block in turn in one module that is updated in place."""
 
-    def __init__(self, spec: ClientSpec, network: Network, make_local: Callable[[float], LocalUpdate]) -> None:
-        """Bind to a network; ``make_local(factor)`` gives the local update with its learning rate times a factor."""
-        self.spec, self.network, self.make_local = spec, network, make_local
+    def __init__(
+        self,
+        spec: ClientSpec,
+        network: Network,
+        make_local: Callable[[float], LocalUpdate],
+        shelf: Shelf | None = None,
+    ) -> None:
+        """Bind to a network; ``make_local(factor)`` gives the local update with its learning rate times a factor.
+
+        Sums of large models lie on the ``shelf``.
+        """
+        self.spec, self.network, self.make_local, self.shelf = spec, network, make_local, shelf
         hyper = {k: v for k, v in spec.optimizer.items() if k != "name"}
         self._names, self._params = list(network.params), list(network.params.values())
         clipped = spec.clip_norm is not None
@@ -62,7 +74,7 @@ class LoopedTrainer:
 
     def train(self, task: BlockTask, records: Records, examples: Examples, factor: float) -> Collector:
         """Train every client of the block from the same global model."""
-        collector = Collector(reduce=task.reduce, uniform=task.uniform, origin=records[ARRAYS] if task.fold else None)
+        collector = Collector.of(task, records, self.shelf)
         local = self.make_local(factor)
         shared = {name: tree for name, tree in records.items() if name != ARRAYS}
         for position, client in enumerate(task.clients):
@@ -71,11 +83,13 @@ class LoopedTrainer:
                 self._client(client, effort, task, records[ARRAYS], shared, local, factor, examples, collector)
             except Exception as error:  # a client's own failure is its own, whatever it is: the round goes on
                 collector.fail(client, f"{type(error).__name__}: {error}")
+            if task.fold:
+                give_back()  # the heap has holes where the state of a rule was
         return collector
 
     def gradients(self, task: BlockTask, records: Records, examples: Examples) -> Collector:
         """Give the gradient of every client's whole loss at the global model."""
-        collector = Collector(reduce=task.reduce, uniform=task.uniform, origin=records[ARRAYS] if task.fold else None)
+        collector = Collector.of(task, records, self.shelf)
         for client in task.clients:
             count = examples.count(client)
             if count == 0:
@@ -151,7 +165,15 @@ class LoopedTrainer:
         if local.begin is not None:
             first, state = local.begin(own, state, place)
             network.copy(first | network.buffers)
-        early = task.fold and plain and self.watch is None and self._written is None
+            del first
+        early: FusedSGD | Early | None = None
+        if task.fold and self.watch is None and self._written is None:
+            if plain:
+                early = self._fused
+            elif tensor_by_tensor(local, self.spec):
+                if kept or local.begin is not None:  # what others hold as well is not to be written to
+                    state = {slot: {n: x.clone() for n, x in tree.items()} for slot, tree in state.items()}
+                early, state = Early(params, local, state, place), {}  # held once
         total, seen = torch.zeros((), device=x.device), 0
         index = torch.from_numpy(rows).to(x.device)
         for step in range(len(rows)):
@@ -166,9 +188,10 @@ class LoopedTrainer:
             total += loss.detach() * len(chosen)
             seen += len(chosen)
             with torch.no_grad():
+                if early is not None:
+                    continue
                 if self._fused is not None and plain:
-                    if not early:
-                        self._fused.step()
+                    self._fused.step()
                     continue
                 grads = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in params.items()}
                 if self._written is not None:  # its buffers are used again, and a method may keep a gradient
@@ -180,6 +203,8 @@ class LoopedTrainer:
                 updates, state = local.rule.update(grads, state, here)
                 for name, p in params.items():
                     p.add_(updates[name])
+        if isinstance(early, Early):
+            state = early.state
         if self.watch is not None:
             self.watch.end(client)
         records: Records = {ARRAYS: network.tree()}
@@ -196,14 +221,14 @@ class LoopedTrainer:
         metrics = {"train_loss": float(total) / seen, "steps": float(len(rows)), "lr": lr}
         collector.add(client, records, count, metrics, remembered)
 
-    def _backward(self, xb: Tensor, yb: Tensor, early: bool) -> Tensor:
-        """Give the loss of a minibatch by autograd, with the gradients in ``.grad``, or with ``early`` used already."""
+    def _backward(self, xb: Tensor, yb: Tensor, early: FusedSGD | Early | None) -> Tensor:
+        """Give the loss of a minibatch by autograd, with the gradients in ``.grad``, or ``early`` used already."""
         for p in self._params:
             p.grad = None
         with layers(self.spec.precision, self.spec.device):
             outputs = self.network.module(xb)
         loss = losses(wide(outputs, self.spec.precision), yb).mean()
-        with self._fused.while_backward() if self._fused is not None and early else nullcontext():
+        with early.while_backward() if early is not None else nullcontext():
             loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

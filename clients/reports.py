@@ -26,7 +26,7 @@ def fedexp(rule: Rule) -> LocalUpdate:
         way = sub(place.anchor, params)
         return {DRIFT: {"squared": dot(way, way, leading=_leading(place))}}, {}
 
-    return LocalUpdate(rule, finish=finish)
+    return LocalUpdate(rule, finish=finish, by_tensor=True)
 
 
 def fednova(rule: Rule) -> LocalUpdate:
@@ -49,7 +49,7 @@ def fednova(rule: Rule) -> LocalUpdate:
         share = scaled(sub(place.anchor, params), 1.0 / a)
         return {ARRAYS: sub(place.anchor, share), NORMALISER: {"steps": a}}, {}
 
-    return LocalUpdate(rule, finish=finish)
+    return LocalUpdate(rule, finish=finish, by_tensor=True)
 
 
 def fednag(rule: Rule) -> LocalUpdate:
@@ -72,7 +72,7 @@ def fednag(rule: Rule) -> LocalUpdate:
     def finish(params: Tree, state: State, place: Place) -> tuple[dict[str, Tree], State]:
         return {MOMENTUM: state[_VELOCITY]}, {}
 
-    return LocalUpdate(rule, begin=begin, finish=finish)
+    return LocalUpdate(rule, begin=begin, finish=finish, by_tensor=True)
 
 
 def fedsghmc(rule: Rule, *, correction: Literal["none", "mean", "coordinate"] = "coordinate") -> LocalUpdate:
@@ -96,7 +96,7 @@ def fedsghmc(rule: Rule, *, correction: Literal["none", "mean", "coordinate"] = 
             return {DRIFT: {"squared": dot(way, way, leading=_leading(place))}}, {}
         return {SQUARES: {name: d.square() for name, d in way.items()}}, {}
 
-    return LocalUpdate(rule, finish=None if correction == "none" else finish)
+    return LocalUpdate(rule, finish=None if correction == "none" else finish, by_tensor=True)
 
 
 _VELOCITY = "velocity"

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedmomentum.clients.measuring import Adapt, Measure
 
 Vectorize = Literal["auto", "on", "off"]
@@ -90,3 +93,11 @@ class ClientSpec:
             return self.steps
         assert self.epochs is not None
         return self.epochs * math.ceil(examples / (self.batch_size or max(examples, 1)))
+
+    def steps_of(self, sizes_K: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Give :meth:`steps_for` of many clients at once."""
+        if self.steps is not None:
+            return np.full(len(sizes_K), float(self.steps))
+        assert self.epochs is not None
+        batches_K = np.ceil(sizes_K / (self.batch_size or np.maximum(sizes_K, 1)))
+        return np.asarray(self.epochs * batches_K, np.float64)

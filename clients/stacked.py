@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
-from fedmomentum.clients.batches import StackedPlan, plan
+from fedmomentum.clients.batches import StackedPlan, pad, plans
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import Collector, Records
 from fedmomentum.clients.dense import Gradients, Layer, dense_gradients, goal, momentum_step, read_layers
@@ -24,6 +24,7 @@ from fedmomentum.clients.looped import FULL_BATCH
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.precision import layers, wide
 from fedmomentum.clients.rules import own_noise
+from fedmomentum.clients.shelf import Shelf
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.models.objective import losses
 from fedmomentum.protocol import ARRAYS, GRADIENT
@@ -51,10 +52,15 @@ class StackedTrainer:
     """Trains the clients of a block at once by ``torch.func.vmap``; equal to the loop to float tolerance."""
 
     def __init__(
-        self, spec: ClientSpec, network: Network, make_local: Callable[[float], LocalUpdate], examples: Examples
+        self,
+        spec: ClientSpec,
+        network: Network,
+        make_local: Callable[[float], LocalUpdate],
+        examples: Examples,
+        shelf: Shelf | None = None,
     ) -> None:
         """Bind to a network without buffers; see :class:`~fedmomentum.clients.looped.LoopedTrainer`."""
-        self.spec, self.network, self.make_local = spec, network, make_local
+        self.spec, self.network, self.make_local, self.shelf = spec, network, make_local, shelf
         self._lr = float(spec.optimizer["lr"])
         self._gradients: Gradients = dense_gradients(network.module) or vmap(grad_and_value(self._loss))
         self._ball = heavy_ball(spec)
@@ -65,6 +71,8 @@ class StackedTrainer:
             most = most_kept(examples.data.sizes, self._dual.units, spec.gram_memory)
             self._grams = Grams(examples, bias=self._dual.first.bias is not None, most=most)
         self._classes = spec.model.classes
+        self._streams = Streams(spec.seed, "batches")
+        self._local: tuple[float, LocalUpdate] | None = None
 
     def _loss(self, params: Tree, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         with layers(self.spec.precision, self.spec.device):
@@ -77,28 +85,37 @@ class StackedTrainer:
         Clients are ordered by their number of steps, so those still at work at any step are the first ones, and a
         client that is done costs nothing.
         """
-        collector = Collector(reduce=task.reduce, uniform=task.uniform, origin=records[ARRAYS] if task.fold else None)
-        local = self.make_local(factor)
-        effort = dict(zip(task.clients, task.effort or [1.0] * len(task.clients), strict=True))
-        counts = {client: examples.count(client) for client in task.clients}
-        for client in task.clients:
-            if counts[client] == 0:
-                collector.fail(client, "has no training examples")
-        streams = Streams(self.spec.seed, "batches")
-        plans = {
-            c: plan(self.spec, counts[c], round=task.round, client=c, effort=effort[c], streams=streams)
-            for c in task.clients
-            if counts[c]
-        }
-        place = {client: position for position, client in enumerate(task.clients)}
-        clients = sorted(plans, key=lambda c: (-len(plans[c]), place[c]))
+        collector = Collector.of(task, records, self.shelf)
+        local = self._local_of(factor)
+        counts = self._counts(task, examples, collector)
+        effort = (
+            None if task.effort is None else [e for c, e in zip(task.clients, task.effort, strict=True) if c in counts]
+        )
+        drawn = plans(self.spec, counts, self._streams, round=task.round, effort=effort)
+        clients = sorted(drawn, key=lambda c: -len(drawn[c]))  # stable: those alike stay in the order of the task
         plain = local.direction is None and local.begin is None
         dual = self._dual if plain and task.reduce and local.finish is None and not self.spec.keep_state else None
-        for some, with_dual in self._groups(clients, counts, plans, dual):
-            group = _Group(some, [plans[c] for c in some], [counts[c] for c in some], factor)
+        for some, with_dual in self._groups(clients, counts, drawn, dual):
+            group = _Group(some, [drawn[c] for c in some], [counts[c] for c in some], factor)
             if dual is None or not with_dual or not self._in_dual_form(dual, group, records, examples, collector):
                 self._together(group, task, records, examples, local, collector, fused=plain)
         return collector
+
+    def _local_of(self, factor: float) -> LocalUpdate:
+        """Make a local update, or take the last one: most rounds have the factor of the round before."""
+        if self._local is None or self._local[0] != factor:
+            self._local = factor, self.make_local(factor)
+        return self._local[1]
+
+    @staticmethod
+    def _counts(task: BlockTask, examples: Examples, collector: Collector) -> dict[int, int]:
+        """Give the training examples of clients that have some; the others fail."""
+        held = examples.data.sizes[list(task.clients)].tolist()
+        counts = {client: n for client, n in zip(task.clients, held, strict=True) if n}
+        for client in task.clients if len(counts) < len(held) else ():
+            if client not in counts:
+                collector.fail(client, "has no training examples")
+        return counts
 
     def _groups(
         self, clients: list[int], counts: Mapping[int, int], plans: Mapping[int, np.ndarray], dual: Dual | None
@@ -110,9 +127,13 @@ class StackedTrainer:
         """
         size = sum(p.numel() * p.element_size() for p in self.network.params.values())
         alike: list[tuple[list[int], bool]] = []
+        serves: dict[tuple[int, tuple[int, ...]], bool] = {}
         for client in clients:
-            n, (steps, batch) = counts[client], plans[client].shape
-            in_dual = dual is not None and (n <= self._grams.most or dual.pays(n, steps / -(-n // batch)))
+            n, shape = counts[client], plans[client].shape
+            in_dual = serves.get((n, shape))
+            if in_dual is None:
+                in_dual = dual is not None and (n <= self._grams.most or dual.pays(n, shape[0] / -(-n // shape[1])))
+                serves[n, shape] = in_dual
             if not alike or alike[-1][1] != in_dual or (in_dual and 2 * n <= counts[alike[-1][0][0]]):
                 alike.append(([], in_dual))
             alike[-1][0].append(client)
@@ -130,23 +151,24 @@ class StackedTrainer:
         assert self._ball is not None
         passes = [-(-len(p) // -(-n // p.shape[1])) for p, n in zip(group.plans, group.counts, strict=True)]
         inner: Inner
-        if max(group.counts) > self._grams.most and max(passes) == 1:
+        if dual.above and max(group.counts) > self._grams.most and max(passes) == 1:
             x, y, rows = examples.block(group.clients, group.plans)
             stacked = StackedPlan.of(rows, x)
             chosen = stacked.rows_SKB.transpose(0, 1).flatten(1)
             seen = x.index_select(0, chosen.reshape(-1)).view(*chosen.shape, -1)
-            inner = Seen(seen, bias=dual.first.bias is not None)
+            inner = Seen(seen, pad(rows), bias=dual.first.bias is not None)
         else:
-            x, y = examples.own(group.clients)
-            stacked = StackedPlan.side_by_side(group.plans, group.counts, x)
-            inner = Own(x.flatten(1), stacked.rows_SKB, self._grams.of(group.clients))
+            x, y, starts = examples.own(group.clients)
+            table = pad(group.plans)
+            stacked = StackedPlan.side_by_side(table, starts, x)
+            inner = Own(x.flatten(1), table, starts, group.counts, self._grams.of(group.clients))
         weights = torch.tensor([1.0 if collector.uniform else float(n) for n in group.counts], dtype=torch.float64)
         lr = self._lr * group.factor
         end = dual.train(
             records[ARRAYS],
             inner,
             stacked,
-            goal(y[stacked.rows_SKB], stacked.weights_SKB, self._classes),
+            y[stacked.rows_SKB],
             (weights / weights.sum()).to(x),
             lr * self._ball.scale,
             self._ball.momentum,
@@ -225,12 +247,12 @@ class StackedTrainer:
         goals = goal(y[stacked.rows_SKB], stacked.weights_SKB, self._classes)
         velocity_K = state_K.get("velocity")
         for step in range(int(stacked.steps[0])):
-            active = stacked.active(step)
+            active = stacked.active[step]
             chosen = stacked.rows_SKB[step, :active]
             xb = x.index_select(0, chosen.reshape(-1)).view(*chosen.shape, -1)
             here, v = _first(params_K, active), velocity_K and _first(velocity_K, active)
             lr_step = lr * ball.scale
-            loss, _ = momentum_step(layers, here, v, xb, goals.at(step, active), lr_step, ball.momentum)
+            loss = momentum_step(layers, here, v, xb, goals.at(step, active), lr_step, ball.momentum)
             loss_K[:active].addcmul_(loss, size_SK[step, :active])
         if "step" in state_K:
             count = state_K["step"]["count"]
@@ -250,7 +272,7 @@ class StackedTrainer:
         """Take every step by any rule and method, parameters in place; give the sums of the losses, and the state."""
         loss_K = torch.zeros(len(stacked.steps), device=x.device)
         for step in range(int(stacked.steps[0])):
-            active = stacked.active(step)
+            active = stacked.active[step]
             chosen = stacked.rows_SKB[step, :active]
             xb = x.index_select(0, chosen.reshape(-1)).view(*chosen.shape, *x.shape[1:])
             yb = y.index_select(0, chosen.reshape(-1)).view(*chosen.shape, *y.shape[1:])
@@ -274,12 +296,9 @@ class StackedTrainer:
 
     def gradients(self, task: BlockTask, records: Records, examples: Examples) -> Collector:
         """Give the gradient of every client's whole loss at the global model."""
-        collector = Collector(reduce=task.reduce, uniform=task.uniform, origin=records[ARRAYS] if task.fold else None)
-        counts = {client: examples.count(client) for client in task.clients}
-        for client in task.clients:
-            if counts[client] == 0:
-                collector.fail(client, "has no training examples")
-        clients = [client for client in task.clients if counts[client]]
+        collector = Collector.of(task, records, self.shelf)
+        counts = self._counts(task, examples, collector)
+        clients = list(counts)
         if not clients:
             return collector
         point = _broadcast({name: records[ARRAYS][name] for name in self.network.params}, len(clients))

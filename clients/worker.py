@@ -52,10 +52,12 @@ class Worker:
         self.network = Network(spec.model, spec.device)
         self.examples = Examples(data, spec.device)
         self.stacked, self.reason = choose(self.network.module, spec.vectorize, spec.device)
-        self._loop = LoopedTrainer(spec, self.network, self._local)
-        self._stack = StackedTrainer(spec, self.network, self._local, self.examples) if self.stacked else None
-        self._prober = self._make_prober()
         self._shelf = Shelf()
+        self._loop = LoopedTrainer(spec, self.network, self._local, self._shelf)
+        self._stack = (
+            StackedTrainer(spec, self.network, self._local, self.examples, self._shelf) if self.stacked else None
+        )
+        self._prober = self._make_prober()
 
     def _make_prober(self) -> Prober | None:
         """Give what measures beside the training; None, at no cost, where nothing is to be measured."""
@@ -119,12 +121,14 @@ class Worker:
         """Hold nothing of a large model until the next one comes."""
         self.network.release()
         self._loop.release()
+        self._shelf.clear()
         give_back()
 
     def _only_copied(self) -> bool:
-        """Say whether training computes nothing with the model of a round but differences from it."""
+        """Say whether training computes nothing with the model of a round that is not element by element."""
         local = self._local(1.0)
-        return self._stack is None and self._prober is None and local.direction is None and not local.full_gradient
+        simple = local.direction is None or local.by_tensor
+        return self._stack is None and self._prober is None and simple and not local.full_gradient
 
     def _block(self, task: BlockTask, records: Mapping[str, Arrays]) -> BlockResult:
         clock, began = time.time(), time.perf_counter()
@@ -140,7 +144,8 @@ class Worker:
             memory = {c: moved(state, self.spec.device) for c, state in task.memory.items()}
             task = replace(task, memory=memory)
         collector = self._evaluate(task) if task.kind == "evaluate" else self._train(task, trees)
-        self.network.module.zero_grad(set_to_none=True)  # a gradient is as large as the model
+        for param in self.network.params.values():
+            param.grad = None  # it is as large as the model
         del trees
         result = collector.result(task.index)
         seconds = time.perf_counter() - began

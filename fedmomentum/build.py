@@ -33,6 +33,7 @@ from fedmomentum.events import Span
 from fedmomentum.predicting import Predicting, build_predicting
 from fedmomentum.protocol import ARRAYS, LARGE
 from fedmomentum.simulation import flower
+from fedmomentum.simulation.early import EarlyExecutor
 from fedmomentum.simulation.executor import Answer, Executor, InlineExecutor
 from fedmomentum.simulation.faults import Faults
 from fedmomentum.simulation.grid import SimulationGrid
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from fedmomentum.gaussian_posterior import GaussianPosterior
     from fedmomentum.scenario import FederatedScenario
     from fedmomentum.scenario.client import Client
+    from fedmomentum.simulation.ray_executor import RayExecutor
     from fedmomentum.simulation.ray_pool import RayPool
 
 
@@ -290,6 +292,35 @@ def with_client_half(spec: ClientSpec, scenario: FederatedScenario, strategy: St
 
         check_adapt(spec)
     return spec
+
+
+def may_begin_here(federation: Federation) -> bool:
+    """Say whether this process may run blocks of a federation that actors of this machine are for.
+
+    Not on a device of theirs, not with a model so large that memory is counted in copies of it, and not with a model of
+    the user's own code, which may take down the process that it runs in: an actor is replaced then.
+    """
+    spec, size = federation.spec, num_bytes(federation.network.tree())
+    return spec.device == "cpu" and size < LARGE and ":" not in spec.model.name
+
+
+def build_early(federation: Federation, coming: Callable[[], RayPool | None]) -> EarlyExecutor:
+    """Give workers in a pool of Ray actors, and one in this process until they are there.
+
+    Args:
+        federation: what they work on.
+        coming: gives the pool, None as long as it is on its way.
+    """
+    engine = federation.scenario.engine
+
+    def later() -> RayExecutor | None:
+        pool = coming()
+        return None if pool is None else build_executor(federation, pool)  # type: ignore[return-value]
+
+    facts: dict[str, object] = {"engine": "ray"}
+    if engine.workers != "auto":
+        facts["workers"] = engine.workers
+    return EarlyExecutor(partial(Worker, federation.spec), federation.data, later=later, facts=facts)
 
 
 def build_executor(federation: Federation, pool: RayPool | None = None) -> Executor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -80,8 +81,11 @@ class Running(Course):
         from fedmomentum.build import build
 
         self.federations = {arm.name: build(_federated(arm), datasets=self.datasets) for arm in self.loaded.arms}
-        for engine in engines[:1]:
-            self.actors.pool(engine)  # a cluster that cannot be had is a fault too
+        for engine in engines[:1]:  # a cluster that cannot be had is a fault too
+            if self.actors.early(engine):
+                self.actors.coming(engine)
+            else:
+                self.actors.pool(engine)
         return {f.scenario.data.name: f.checksum for f in self.federations.values()}
 
     def ray(self) -> list[Engine]:
@@ -104,14 +108,17 @@ class Running(Course):
 
     def _workers(self, federation: Federation) -> Executor:
         """Give the workers of an arm: those of the one before, where both hold the same data and clients."""
-        from fedmomentum.build import build_executor
+        from fedmomentum.build import build_early, build_executor, may_begin_here
 
         s = federation.scenario
         key = (s.seed, s.data, federation.spec, s.engine)
         if self.executor is None or key != self._executor_key:
             if self.executor is not None:
                 self.executor.close()
-            self.executor = build_executor(federation, self.actors.pool(s.engine))
+            if self.actors.early(s.engine) and may_begin_here(federation):
+                self.executor = build_early(federation, partial(self.actors.coming, s.engine))
+            else:
+                self.executor = build_executor(federation, self.actors.pool(s.engine))
             self._executor_key = key
         return self.executor
 
@@ -190,6 +197,8 @@ class Running(Course):
             # on a full disk nothing more can be written: what went wrong first is what is told
             lenient = suppress(NotWrittenError) if status == "failed" else nullcontext()
             with lenient:
+                if status != "failed":
+                    self._tell_where(facts, folder)
                 checkpoints.export(latest[0], done)
                 if federation.predicting is not None:
                     federation.predicting.save(folder.path)
@@ -197,6 +206,13 @@ class Running(Course):
             for listener in listeners:
                 with lenient:
                     listener.end(End(status, done, arm.name, message))
+
+    def _tell_where(self, facts: Mapping[str, object], folder: RunFolder) -> None:
+        """Write down what ran before the workers of an arm were there, and who they are."""
+        from fedmomentum.simulation.early import EarlyExecutor
+
+        if isinstance(self.executor, EarlyExecutor):
+            folder.set_status(facts={**facts, **self.executor.facts(), **self.executor.course()})
 
     def _find(self, arm: str, federation: Federation, folder: RunFolder) -> None:
         """Keep what was predicted of the draws of an arm beside what was measured."""
@@ -216,6 +232,7 @@ class Running(Course):
         from fedmomentum.data import summarise
         from fedmomentum.report import draw_outcome, draw_partition, draw_posterior, draw_probes, draw_reliability
 
+        self._leave()
         question = self.loaded.scenario.question or self.result.name
         if self.pictures:
             draw_outcome(load_run(self.folder.path), self.loaded, self.result.arms, self.folder.plots)
@@ -245,10 +262,17 @@ class Running(Course):
                 draw_partition(summary.counts, folder=self.folder.plots, name=name, question=title)
         self.folder.write_partitions(records)
 
+    def _leave(self) -> None:
+        """Give back workers, and let Ray end beside what is still to be done here."""
+        executor, self.executor = self.executor, None
+        if executor is not None:
+            executor.close()
+        if not self._lent:
+            self.actors.leave()
+
     def close(self) -> None:
         """Give back workers, and Ray where it was started here."""
-        if self.executor is not None:
-            self.executor.close()
+        self._leave()
         if not self._lent:
             self.actors.close()
 

@@ -7,6 +7,7 @@ on how many other choices were made before it, on which worker made them, or on 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +16,16 @@ if TYPE_CHECKING:
     import torch
 
 
-def _digest(seed: int, name: str, coordinates: dict[str, int]) -> bytes:
-    text = f"{seed}/{name}" + "".join(f"/{k}={int(v)}" for k, v in sorted(coordinates.items()))
+def _text(seed: int, name: str, coordinates: Mapping[str, int]) -> str:
+    return f"{seed}/{name}" + "".join([f"/{k}={int(v)}" for k, v in sorted(coordinates.items())])
+
+
+def _hash(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _digest(seed: int, name: str, coordinates: Mapping[str, int]) -> bytes:
+    return _hash(_text(seed, name, coordinates))
 
 
 def key(seed: int, name: str, **coordinates: int) -> int:
@@ -32,6 +40,10 @@ def stream(seed: int, name: str, **coordinates: int) -> np.random.Generator:
         >>> rng = stream(0, "batches", round=3, client=7)
     """
     return np.random.Generator(np.random.Philox(key=int.from_bytes(_digest(seed, name, coordinates), "little")))
+
+
+_MARK = -1
+"""No coordinate has it: they count."""
 
 
 class Streams:
@@ -51,7 +63,20 @@ class Streams:
 
     def at(self, **coordinates: int) -> np.random.Generator:
         """Give the generator at the beginning of a stream; it leaves the stream that it gave before."""
-        self._start["state"]["key"] = np.frombuffer(_digest(self._seed, self._name, coordinates), "<u8")
+        return self._begin(_digest(self._seed, self._name, coordinates))
+
+    def along(self, coordinate: str, values: Iterable[int], **others: int) -> Iterator[np.random.Generator]:
+        """Give the generator at the beginning of each of the streams that differ in one coordinate, as ``at`` does.
+
+        Example:
+            >>> batches.along("client", [7, 9], round=3)
+        """
+        before, after = _text(self._seed, self._name, others | {coordinate: _MARK}).split(f"={_MARK}")
+        for value in values:
+            yield self._begin(_hash(f"{before}={int(value)}{after}"))
+
+    def _begin(self, digest: bytes) -> np.random.Generator:
+        self._start["state"]["key"] = np.frombuffer(digest, "<u8")
         self._bits.state = self._start
         return self._rng
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from fedmomentum import protocol
 from fedmomentum.events import Failure
 from fedmomentum.strategies import records
-
-Report: TypeAlias = tuple[float, Mapping[str, object]]
-"""Weight and metrics of one client."""
+from fedmomentum.strategies.reports import Reports, all_numbers
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,8 @@ class Reply:
     weight: float
     arrays: records.Views
     extras: Mapping[str, records.Views]
-    reports: tuple[Report, ...]
-    """One a client: for a block, one for each row of its ``MEMBERS`` table."""
+    reports: Reports
+    """Of the client, or of a block: its ``MEMBERS`` table."""
     content: RecordDict
     """The reply as it came."""
     members: tuple[int, ...] | None = None
@@ -69,7 +67,7 @@ class Reply:
         """Give what an aggregation function of the user's should see: one RecordDict a client, never one a block."""
         if self.members is None:
             return [self.content]
-        rows = [MetricRecord({**row, weighted_by: weight}) for weight, row in self.reports]  # type: ignore[dict-item]
+        rows = [MetricRecord({**row, weighted_by: weight}) for weight, row in self.reports.rows()]  # type: ignore[dict-item]
         return [RecordDict({protocol.METRICS: row}) for row in rows]
 
 
@@ -107,33 +105,33 @@ def _admit(node: int, content: RecordDict, expected: Expected) -> Reply:
     extras: dict[str, records.Views] = {}
     found: Mapping[str, Array] = {}
     if expected.model is not None:
-        found = _model_record(content.array_records, expected)
+        sent = records.of_kind(content, ArrayRecord)
+        found = _model_record(sent, expected)
         arrays = _fitting(found, expected.model)
         _not_too_long(arrays, expected)
-        extras = {
-            name: _fitting(content.array_records[name], like, f"{name}: ") for name, like in expected.extras.items()
-        }
-    table = content.config_records.get(protocol.MEMBERS)
-    if table is None:
-        _reported(expected.metrics, metrics)
-        return Reply(node, weight, arrays, extras, ((weight, metrics),), content, record=found)
-    members, reports = _rows(table, metrics, expected.weighted_by)
-    for _, row in reports:
-        _reported(expected.metrics, row)
+        extras = {name: _fitting(sent[name], like, f"{name}: ") for name, like in expected.extras.items()}
+    table = content.get(protocol.MEMBERS)
+    if not isinstance(table, ConfigRecord):
+        _reported(expected.metrics, own := Reports((weight,), metrics))
+        return Reply(node, weight, arrays, extras, own, content, record=found)
+    members, reports = _block(table, metrics, expected.weighted_by)
+    _reported(expected.metrics, reports)
     return Reply(node, weight, arrays, extras, reports, content, members, found)
 
 
 def _only_metrics(content: RecordDict) -> MetricRecord:
-    found = list(content.metric_records.values())
+    found = list(records.of_kind(content, MetricRecord).values())
     if len(found) != 1:
         raise _RejectedError(f"{len(found)} MetricRecords where one is expected")
     return found[0]
 
 
-def _reported(wanted: tuple[str, ...], metrics: Mapping[str, object]) -> None:
-    for name in wanted:
-        value = metrics.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def _reported(wanted: tuple[str, ...], reports: Reports) -> None:
+    for name in wanted if len(reports) else ():
+        column = reports.numbers(name)
+        finite = np.isfinite(np.array([math.nan] if column is None else column, np.float64))
+        if not finite.all():
+            value = reports.common.get(name) if column is None else column[int(finite.argmin())]
             raise _RejectedError(f"metric '{name}', which the strategy goes by, must be a finite number, not {value}")
 
 
@@ -204,16 +202,10 @@ def _finite(what: str, x: NDArray[Any]) -> None:
         raise _RejectedError(f"{what} holds {'NaN' if np.isnan(x).any() else 'infinite values'}")
 
 
-def _numeric(column: list[Any]) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in column)
-
-
-def _rows(
-    table: ConfigRecord, metrics: Mapping[str, object], weighted_by: str
-) -> tuple[tuple[int, ...], tuple[Report, ...]]:
+def _block(table: ConfigRecord, metrics: Mapping[str, object], weighted_by: str) -> tuple[tuple[int, ...], Reports]:
     """Read the ``MEMBERS`` table of a block; a metric outside it, such as a list, counts alike for all members."""
     columns: dict[str, list[Any]] = {
-        name: value for name, value in table.items() if isinstance(value, list) and _numeric(value)
+        name: value for name, value in table.items() if isinstance(value, list) and all_numbers(value)
     }
     clients, shares = columns.pop("client", None), columns.pop(protocol.NUM_EXAMPLES, None)
     if clients is None or shares is None:
@@ -224,11 +216,7 @@ def _rows(
     if ragged:
         raise _RejectedError(f"the table of members has {len(clients)} clients and another number of '{ragged[0]}'")
     common = {name: value for name, value in metrics.items() if name not in columns and name != weighted_by}
-    reports = tuple(
-        (float(share), {**common, **{name: column[i] for name, column in columns.items()}})
-        for i, share in enumerate(shares)
-    )
-    return tuple(int(client) for client in clients), reports
+    return tuple(map(int, clients)), Reports(list(map(float, shares)), common, columns)
 
 
 def silent(asked: Sequence[int], replies: Sequence[Reply], failures: Sequence[Failure]) -> list[Failure]:
@@ -236,7 +224,7 @@ def silent(asked: Sequence[int], replies: Sequence[Reply], failures: Sequence[Fa
 
     A block is counted by the clients in its table; where those are not node ids, nobody can be named.
     """
-    answered = {client for reply in replies for client in (reply.node, *reply.clients)}
+    answered = {reply.node for reply in replies}.union(*(reply.clients for reply in replies))
     answered |= {failure.client for failure in failures}
     if len(answered) >= len(asked) or not answered.issubset(asked):
         return []

@@ -1,4 +1,4 @@
-"""Weighted means of arrays and of metrics, in an order of additions that is part of the contract."""
+"""Weighted means of arrays, in an order of additions that is part of the contract."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from flwr.app import MetricRecord
 from numpy.typing import NDArray
 
 from fedmomentum.strategies.records import Views
@@ -72,42 +71,3 @@ def _mean_of(
         if not in_place:
             out[start:stop] = sums if floating else np.rint(sums)
     return out.reshape(like.shape)
-
-
-def mean_metrics(reports: Sequence[tuple[float, Mapping[str, object]]], *, leave_out: str) -> MetricRecord:
-    """Average each metric over the clients that report it, weighted; lists are averaged entry by entry.
-
-    A NaN counts as not reported (a mean of NaN is left only where nobody reports a number), and so does a list whose
-    length differs from the first one's. Where the weights of those who report sum to zero the mean is unweighted.
-
-    Args:
-        reports: weight and metrics of each client, in the order in which they are added up.
-        leave_out: the metric that is the weight itself.
-    """
-    columns: dict[str, list[tuple[float, float | list[float]]]] = {}
-    for weight, metrics in reports:
-        for name, value in metrics.items():
-            if name != leave_out and isinstance(value, int | float | list):
-                columns.setdefault(name, []).append((weight, value))
-    return MetricRecord({name: _mean_metric(column) for name, column in columns.items()})
-
-
-def _mean_metric(column: Sequence[tuple[float, float | list[float]]]) -> float | list[float]:
-    first = column[0][1]
-    if isinstance(first, list):
-        rows = [(weight, value) for weight, value in column if isinstance(value, list) and len(value) == len(first)]
-        return [_mean_number([(weight, value[i]) for weight, value in rows]) for i in range(len(first))]
-    return _mean_number([(weight, value) for weight, value in column if not isinstance(value, list)])
-
-
-def _mean_number(pairs: Sequence[tuple[float, float]]) -> float:
-    known = [(weight, value) for weight, value in pairs if not math.isnan(value)]
-    if not known:
-        return math.nan
-    total = sum(weight for weight, _ in known)
-    if total <= 0.0:
-        return sum(value for _, value in known) / len(known)
-    mean = 0.0
-    for weight, value in known:  # not sum(): from Python 3.12 on it compensates, and its bits are others
-        mean += value * (weight / total)
-    return mean

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from fedmomentum.strategies.admission import Report
 from fedmomentum.trees import norm, sub
 
 DRIFT = "probe_drift"
@@ -15,9 +14,14 @@ DRIFT = "probe_drift"
 
 
 def agreement(
-    old: Mapping[str, Tensor], mean: Mapping[str, Tensor], reports: Sequence[Report], *, population: int
+    old: Mapping[str, Tensor],
+    mean: Mapping[str, Tensor],
+    lengths: Sequence[float],
+    weights: Sequence[float],
+    *,
+    population: int,
 ) -> dict[str, float]:
-    """Give the coherence of a round's updates D_i, and the sampling noise of their mean; nothing without the probe.
+    """Give the coherence of a round's updates D_i, and the sampling noise of their mean; nothing where all are zero.
 
         coherence = |D|^2/sum_i w_i |D_i|^2,   noise = (N - S)/(N - 1) S/(S - 1) sum_i w_i^2 (sum_i w_i |D_i|^2 - |D|^2)
 
@@ -27,21 +31,21 @@ def agreement(
     Args:
         old: parameters that were sent.
         mean: the weighted mean of those that came back.
-        reports: weight and metrics of each client.
+        lengths: ``|D_i|`` of each client.
+        weights: of each client.
         population: N, clients in all.
 
     Reference: the analogy :mod:`fedmomentum.analogies.server_momentum`, ``probe``.
     """
-    rows = [(weight, value) for weight, metrics in reports if isinstance(value := metrics.get(DRIFT), int | float)]
-    total = sum(weight for weight, _ in rows)
-    if len(rows) < len(reports) or not rows or total <= 0:
+    total = sum(weights)
+    if total <= 0:
         return {}
-    shares = [weight / total for weight, _ in rows]
-    power = sum(w * float(length) ** 2 for w, (_, length) in zip(shares, rows, strict=True))
+    shares = [weight / total for weight in weights]
+    power = sum(w * length**2 for w, length in zip(shares, lengths, strict=True))
     size = float(norm(sub(old, mean))) ** 2
     if not (math.isfinite(power) and power > 0):
         return {}
-    s = len(rows)
+    s = len(lengths)
     found = {"probe_coherence": size / power}
     if 2 <= s <= population:
         apart = sum(w * w for w in shares) * max(power - size, 0.0)

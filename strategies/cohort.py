@@ -59,8 +59,10 @@ class UniformCohort:
         """Give the nodes of a round, sorted."""
         nodes = in_order(node_ids)
         size = min(len(nodes), _size(len(nodes), self.fraction, self.count, self.minimum))
+        if size in (0, len(nodes)):
+            return _at(nodes, np.arange(size))
         rng = streams.stream(self.seed, self.stream, round=server_round)
-        return sorted(int(nodes[i]) for i in rng.choice(len(nodes), size, replace=False)) if size else []
+        return _at(nodes, np.sort(rng.choice(len(nodes), size, replace=False)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +98,15 @@ class BernoulliCohort:
         """Give the nodes of a round, sorted; with ``redraw`` never none of several."""
         nodes = in_order(node_ids)
         if self.probability == 1.0 or not len(nodes):
-            return [int(node) for node in nodes]
+            return _at(nodes, np.arange(len(nodes)))
         rng = streams.stream(self.seed, self.stream, round=server_round)
         if not self.redraw:
-            return [int(nodes[i]) for i in np.flatnonzero(rng.random(len(nodes)) < self.probability).tolist()]
+            return _at(nodes, np.flatnonzero(rng.random(len(nodes)) < self.probability))
         stay_out = math.log1p(-self.probability)
         some = -math.expm1(len(nodes) * stay_out)
         first = min(int(math.log1p(-rng.random() * some) / stay_out), len(nodes) - 1)
         later = np.flatnonzero(rng.random(len(nodes) - first - 1) < self.probability)
-        return [int(nodes[first]), *(int(nodes[first + 1 + i]) for i in later.tolist())]
+        return _at(nodes, np.concatenate([[first], first + 1 + later]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +161,7 @@ class WeightedCohort:
         clocks = streams.stream(self.seed, self.stream, round=server_round).exponential(size=len(nodes))
         with np.errstate(divide="ignore"):
             times = clocks / weights
-        return [int(nodes[i]) for i in _earliest(times, min(size, int(np.count_nonzero(weights))))]
+        return _at(nodes, _earliest(times, min(size, int(np.count_nonzero(weights)))))
 
     def _weights(self, nodes: Sequence[int]) -> NDArray[np.float64]:
         """Give the weight of each of these nodes."""
@@ -253,6 +255,15 @@ def in_order(node_ids: Iterable[int]) -> Sequence[int]:
         return node_ids
     # an array has all that is asked of a sequence here: a length, and places
     return cast(Sequence[int], np.sort(node_ids)) if isinstance(node_ids, np.ndarray) else sorted(node_ids)
+
+
+def _at(nodes: Sequence[int], places: NDArray[np.int64]) -> list[int]:
+    """Give the nodes at places."""
+    if isinstance(nodes, range):
+        return cast(list[int], (places * nodes.step + nodes.start).tolist())
+    if isinstance(nodes, np.ndarray):
+        return cast(list[int], nodes[places].tolist())
+    return [int(nodes[place]) for place in places.tolist()]
 
 
 def _earliest(times: NDArray[np.float64], count: int) -> NDArray[np.int64]:

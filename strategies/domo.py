@@ -63,7 +63,7 @@ class DOMO(Carrying):
 
     def server_update(self, old: Tree, mean: Tree, extras: Mapping[str, Tree]) -> Tree:
         """Take one step."""
-        length = self.client_mean(lambda metrics: metrics["lr"] * metrics["steps"])
+        length = self.client_mean("lr", "steps")
         before = self.carried(MOMENTUM, old)
         m = {name: self.server_momentum * before[name] + (x - mean[name]) / length for name, x in old.items()}
         self.carry(MOMENTUM, m)

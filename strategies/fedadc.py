@@ -62,7 +62,7 @@ class FedADC(Carrying):
 
     def server_update(self, old: Tree, mean: Tree, extras: Mapping[str, Tree]) -> Tree:
         """Take one step."""
-        lr = self.client_mean(lambda metrics: metrics["lr"])
+        lr = self.client_mean("lr")
         rest, before = self.server_momentum - self._local, self.carried(MOMENTUM, old)
         m = {name: (x - mean[name]) / lr + rest * before[name] for name, x in old.items()}
         self.carry(MOMENTUM, m)

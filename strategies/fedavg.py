@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass, fields
 from logging import INFO, WARNING
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -19,13 +20,14 @@ from numpy.typing import NDArray
 from fedmomentum import protocol
 from fedmomentum.events import Failure
 from fedmomentum.strategies import records
-from fedmomentum.strategies.admission import Expected, Reply, Report, admit, log_admission, silent
-from fedmomentum.strategies.aggregation import Accumulation, mean_metrics, weighted_mean
-from fedmomentum.strategies.agreement import agreement
+from fedmomentum.strategies.admission import Expected, Reply, admit, log_admission, silent
+from fedmomentum.strategies.aggregation import Accumulation, weighted_mean
+from fedmomentum.strategies.agreement import DRIFT, agreement
 from fedmomentum.strategies.broadcast import Broadcast
 from fedmomentum.strategies.cohort import Cohort, UniformCohort
 from fedmomentum.strategies.nodes import choose, wait_for_nodes
 from fedmomentum.strategies.privacy import Privacy, check, probability
+from fedmomentum.strategies.reports import Reports, added_up, column_of, mean_metrics, weights_of
 from fedmomentum.strategies.robust import Aggregator, TooFewError, combined
 from fedmomentum.strategies.seams import Seams
 from fedmomentum.streams import stream
@@ -156,20 +158,34 @@ class FedAvg(Seams):
         self.population = 0
         self._offset = 0
         self._resumed = False
-        self._asked: list[int] = []
+        self._asked: Sequence[int] = []
         self._sent: records.Views | None = None
         self._old: Tree = {}
         self._extras: dict[str, records.Views] = {}
-        self._reports: list[Report] = []
+        self._reports: list[Reports] = []
 
-    def client_mean(self, number: Callable[[Mapping[str, Any]], float]) -> float:
-        """Give the mean over the clients of the round of a number made of their metrics, weighted as their models are.
+    def client_mean(self, *names: str) -> float:
+        """Give the mean over the clients of the round of a metric of theirs, weighted as their models are.
 
         Args:
-            number: metrics of a client -> number.
+            names: of a metric in ``needs_metrics``, or of several, whose product is averaged.
         """
-        total = sum(weight for weight, _ in self._reports)
-        return sum(weight * number(metrics) for weight, metrics in self._reports) / total
+        weights = self._weights()
+        product = np.ones_like(weights)
+        for name in names:
+            column = column_of(self._reports, name)
+            if column is None:
+                raise KeyError(f"metric '{name}' is not reported by every client; name it in needs_metrics")
+            product = product * column
+        return float(added_up(weights * product) / added_up(weights))
+
+    def _weights(self) -> NDArray[np.float64]:
+        """Give the weight of each client of the round."""
+        return weights_of(self._reports, uniform=self._uniform)
+
+    @property
+    def _uniform(self) -> bool:
+        return self.weighting == protocol.UNIFORM or self.privacy is not None
 
     def start(self, *args: Any, **kwargs: Any) -> Result:
         """Run all rounds as Flower's own ``start`` does; see there for the arguments."""
@@ -279,9 +295,8 @@ class FedAvg(Seams):
         if not enough:
             return None, None
         metrics = self._metrics(admitted, self.train_metrics_aggr_fn)
-        uniform = self.weighting == protocol.UNIFORM or self.privacy is not None
-        weights = [float(len(reply.clients)) if uniform else reply.weight for reply in admitted]
-        self._reports = [(1.0 if uniform else weight, row) for reply in admitted for weight, row in reply.reports]
+        weights = [float(len(reply.clients)) if self._uniform else reply.weight for reply in admitted]
+        self._reports = [reply.reports for reply in admitted]
         models = [self.decoded(reply.arrays, sent) for reply in admitted]
         if self.privacy is not None:
             mean = self._private(models, sent, now)
@@ -307,7 +322,7 @@ class FedAvg(Seams):
         old = self._old
         means = records.shared({name: mean[name] for name in old})
         if self.sends_models and not self._robust:
-            metrics.update(agreement(_widened(old), _widened(means), self._reports, population=self.population))
+            metrics.update(self._agreement(_widened(old), _widened(means)))
         new = self.server_update(_widened(old), _widened(means), self._mean_extras(admitted, weights))
         same_layout(new, old)
         if self.step_schedule is not None:
@@ -401,7 +416,13 @@ class FedAvg(Seams):
         if custom is not None and admitted:
             contents = [content for reply in admitted for content in reply.contents(self.weighted_by_key)]
             return custom(contents, self.weighted_by_key)
-        return mean_metrics([report for reply in admitted for report in reply.reports], leave_out=self.weighted_by_key)
+        return mean_metrics([reply.reports for reply in admitted], leave_out=self.weighted_by_key)
+
+    def _agreement(self, old: Tree, mean: Tree) -> dict[str, float]:
+        lengths = column_of(self._reports, DRIFT)
+        if lengths is None:
+            return {}
+        return agreement(old, mean, lengths.tolist(), self._weights().tolist(), population=self.population)
 
     @property
     def _robust(self) -> bool:

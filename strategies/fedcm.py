@@ -56,6 +56,6 @@ class FedCM(Carrying):
 
     def server_update(self, old: Tree, mean: Tree, extras: Mapping[str, Tree]) -> Tree:
         """Take the step, and keep its direction."""
-        length = self.client_mean(lambda metrics: metrics["lr"] * metrics["steps"])
+        length = self.client_mean("lr", "steps")
         self.carry(MOMENTUM, {name: (x - mean[name]) / length for name, x in old.items()})
         return {name: x + self.server_learning_rate * (mean[name] - x) for name, x in old.items()}

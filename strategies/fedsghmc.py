@@ -88,7 +88,7 @@ class FedSGHMC(Carrying):
 
     def server_update(self, old: Tree, mean: Tree, extras: Mapping[str, Tree]) -> Tree:
         """Take one step of the sampler."""
-        length = self.client_mean(lambda metrics: metrics["lr"] * metrics["steps"])
+        length = self.client_mean("lr", "steps")
         eta, wanted = self.server_learning_rate * length, self.friction * self.temperature
         update = {name: x.double() - mean[name].double() for name, x in old.items()}
         variance = self._variance(update, extras, length)

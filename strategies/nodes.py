@@ -42,13 +42,15 @@ def wait_for_nodes(grid: Grid, needed: int, timeout: float, *, poll: float = 1.0
     return nodes
 
 
-def choose(cohort: Cohort, server_round: int, nodes: Sequence[int]) -> list[int]:
-    """Ask a cohort for the nodes of a round and hold it to its contract.
+def choose(cohort: Cohort, server_round: int, nodes: Sequence[int]) -> Sequence[int]:
+    """Ask a cohort for the nodes of a round and hold it to its contract; all nodes of a range stay a range.
 
     Raises:
         ValueError: it chose a node that is not connected, or one twice.
     """
-    chosen = [int(node) for node in cohort.choose(server_round, nodes)]
+    chosen = list(map(int, cohort.choose(server_round, nodes)))
+    if isinstance(nodes, range) and chosen and chosen == list(nodes[: len(chosen) + 1]):
+        return nodes
     known: Container[int] = nodes if isinstance(nodes, range) else set(nodes)
     strangers = [node for node in chosen if node not in known]
     if strangers:

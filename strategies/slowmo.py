@@ -43,7 +43,7 @@ class SlowMo(Carrying):
 
     def server_update(self, old: Tree, mean: Tree, extras: Mapping[str, Tree]) -> Tree:
         """Take one slow step."""
-        gamma = self.client_mean(lambda metrics: metrics["lr"])
+        gamma = self.client_mean("lr")
         before = self.carried("momentum", old)
         u = {name: self.slow_momentum * before[name] + (x - mean[name]) / gamma for name, x in old.items()}
         self.carry("momentum", u)

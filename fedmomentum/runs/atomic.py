@@ -112,7 +112,29 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     Raises:
         NotWrittenError: the disk is full, or the file may not be written to; rows that were there stay.
     """
-    text = "".join(_line(row) for row in rows)
+    _append(path, "".join(_line(row) for row in rows))
+
+
+def append_columns(path: Path, fixed: Mapping[str, object], table: Mapping[str, Sequence[float]]) -> None:
+    """Append the rows of a table of numbers: the lines of :func:`append_rows`, a column at a time.
+
+    Args:
+        path: the JSON-lines file.
+        fixed: what comes first in every row.
+        table: equal-length columns by name.
+
+    Raises:
+        ValueError: columns are of unequal lengths.
+        NotWrittenError: the disk is full, or the file may not be written to; rows that were there stay.
+    """
+    if not table:
+        return
+    known = [f"{_text(name)}: {_text(value)}".replace("%", "%%") for name, value in fixed.items()]
+    row = "{" + ", ".join([*known, *(_text(name).replace("%", "%%") + ": %s" for name in table)]) + "}\n"
+    _append(path, "".join(map(row.__mod__, zip(*map(_entries, table.values()), strict=True))))
+
+
+def _append(path: Path, text: str) -> None:
     if not text:
         return
     with writing(path), path.open("ab+") as file:
@@ -184,11 +206,28 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _line(row: Mapping[str, object]) -> str:
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # made once: json.dumps makes one each time
+
+
+def _text(value: object) -> str:
     try:
-        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        return _encode(value)
     except (ValueError, TypeError):
-        return json.dumps(finite(row), ensure_ascii=False, allow_nan=False, default=str) + "\n"
+        return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, default=str)
+
+
+def _line(row: Mapping[str, object]) -> str:
+    return _text(row) + "\n"
+
+
+def _entries(column: Sequence[float]) -> list[str]:
+    """Give the texts of numbers: those of the whole list, taken apart; of equal ones that of the first."""
+    if not len(column):
+        return []
+    numbers = list(column)
+    if numbers[0] and len(set(map(type, numbers))) == 1 and len(set(numbers)) == 1:  # zeros have signs
+        return [_text(numbers[0])] * len(numbers)
+    return _text(numbers)[1:-1].split(", ")
 
 
 def sync(path: Path) -> None:

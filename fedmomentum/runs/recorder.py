@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 
 from fedmomentum.events import End, RoundEnd, Start
-from fedmomentum.runs.atomic import append_rows, keep_rows
+from fedmomentum.runs.atomic import append_columns, append_rows, keep_rows
 from fedmomentum.runs.folder import CLIENTS, FAILURES, METRICS, RunFolder
 
 STATUS_PERIOD = 1.0
@@ -39,10 +39,7 @@ class Recorder:
         if event.seconds_by_phase:
             row |= {f"seconds_{phase}": seconds for phase, seconds in event.seconds_by_phase.items()}
         append_rows(folder.path / METRICS, [row])
-        if event.clients:
-            keys = ("round", *event.clients)
-            values = zip(*event.clients.values(), strict=True)
-            append_rows(folder.path / CLIENTS, (dict(zip(keys, (event.round, *v), strict=True)) for v in values))
+        append_columns(folder.path / CLIENTS, {"round": event.round}, event.clients)
         append_rows(folder.path / FAILURES, ({"round": event.round, **asdict(failure)} for failure in event.failures))
         if time.monotonic() - self._written >= STATUS_PERIOD:
             folder.set_status(rounds_done=event.round)

@@ -20,6 +20,11 @@ class Engine(Block):
     address: str | None = Field(
         default=None, min_length=1, description="of a Ray cluster; null: a local Ray for this run"
     )
+    early: bool = Field(
+        default=True,
+        description="let this process run the first blocks while Ray's actors come up on this machine; false: wait for "
+        "them",
+    )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         default="auto", description="auto (a GPU where gpus > 0 and there is one), cpu, cuda or cuda:1"
     )

@@ -50,6 +50,25 @@ class Actors:
             self.close()
             raise
 
+    def coming(self, engine: Any) -> RayPool | None:
+        """Give the pool that an engine asks for if it is up; None while it is on its way.
+
+        Raises:
+            UserError: it cannot be had, and that is known by now.
+        """
+        self.start(engine)
+        return self.pool(engine) if self._start is not None and self._start.known() else None
+
+    def early(self, engine: Any) -> bool:
+        """Say whether this process may begin before the actors are there: they work on this machine, without GPUs."""
+        near = engine.address is None and self._address is None and not engine.gpus
+        return near and engine.name == "ray" and engine.early
+
+    def leave(self) -> None:
+        """Let the pool go in the background; :meth:`close` waits for it."""
+        if self._start is not None:
+            self._start.leave()
+
     def close(self) -> None:
         """End the pool, and Ray where it was started here."""
         start, self._start, self._settings = self._start, None, None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 BLOCKS_A_ROUND, BLOCK_LIMIT = 8, 32
 """Blocks that a round is cut into, and clients a block at most, where clients train one after another: small blocks
 balance the load of workers, and lose little when one is run again."""
@@ -17,10 +20,13 @@ def automatic_block_size(cohort: int, *, stacked: bool = False) -> int:
     return max(1, min(limit, -(-cohort // blocks)))
 
 
-def cut(clients: Sequence[int], work: Sequence[float], size: int) -> list[tuple[int, ...]]:
+def cut(
+    clients: Sequence[int] | NDArray[np.integer], work: Sequence[float] | NDArray[np.floating], size: int
+) -> list[tuple[int, ...]]:
     """Give the blocks of a cohort, those with the most work first.
 
     Clients of like work share a block, so stacked clients finish together; ties go by client number.
     """
-    order = sorted(range(len(clients)), key=lambda i: (-work[i], clients[i]))
-    return [tuple(clients[i] for i in order[at : at + size]) for at in range(0, len(order), size)]
+    numbers = np.asarray(clients, np.int64)
+    ordered = numbers[np.lexsort((numbers, -np.asarray(work, np.float64)))].tolist()
+    return [tuple(ordered[at : at + size]) for at in range(0, len(ordered), size)]

@@ -70,8 +70,15 @@ class Faults:
     stragglers: Stragglers | None = None
     seed: int = 0
 
+    @property
+    def none(self) -> bool:
+        """Say whether nothing ever goes wrong."""
+        return not self.dropout and not self.trace and self.stragglers is None
+
     def outcome(self, round: int, clients: Sequence[int], work: Sequence[float]) -> Outcome:
         """Give what becomes of the chosen clients of a round; ``work`` is each one's planned number of steps."""
+        if self.none:
+            return Outcome(tuple(clients), {}, ())
         failures: list[Failure] = []
         absent = self.trace.get(round, frozenset()) if self.trace else frozenset()
         kept: list[int] = []

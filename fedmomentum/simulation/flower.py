@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmomentum.clients.block import Arrays
+from fedmomentum.strategies.records import filled
 
 SERVER_NODE_ID = 1
 ERROR_CODE = 0
@@ -83,6 +84,24 @@ def unsent_error(message: Message, number: int, reason: str) -> Message:
         message_type=asked.message_type,
     )
     return make_message(metadata=metadata, error=Error(ERROR_CODE, reason))
+
+
+def table(columns: Mapping[str, list[int] | list[float]]) -> ConfigRecord:
+    """Give the record of columns of numbers; Flower looks at every entry of a list, here types are looked at.
+
+    Raises:
+        TypeError: a column holds numbers of two kinds, or anything else.
+    """
+    record = ConfigRecord()
+    for name, column in columns.items():
+        if set(map(type, column)) in _ONE_KIND:
+            filled(record, {name: column})
+        else:
+            record[name] = column
+    return record
+
+
+_ONE_KIND: tuple[set[type], ...] = (set(), {int}, {float})
 
 
 def to_arrays(record: ArrayRecord) -> Arrays:

@@ -37,12 +37,11 @@ from fedmomentum.protocol import (
 from fedmomentum.simulation import flower
 from fedmomentum.simulation.blocks import automatic_block_size, cut
 from fedmomentum.simulation.executor import Executor, Lost
-from fedmomentum.simulation.faults import Faults
+from fedmomentum.simulation.faults import Faults, Outcome
 from fedmomentum.simulation.memory import ClientMemory
 from fedmomentum.strategies.broadcast import Broadcast
 from fedmomentum.strategies.records import array as to_array
-from fedmomentum.strategies.records import record as to_record
-from fedmomentum.strategies.records import views
+from fedmomentum.strategies.records import filled, of_kind, unread, views
 from fedmomentum.trees import State
 
 _RUN_IDS = count(1)
@@ -199,17 +198,12 @@ class SimulationGrid(BaseGrid):
     def _round(
         self, mail: _Mail, kind: Literal["train", "evaluate", "gradient"], timeout: float | None
     ) -> list[Message]:
-        config = next(iter(mail.content.config_records.values()), ConfigRecord())
+        config = next(iter(of_kind(mail.content, ConfigRecord).values()), ConfigRecord())
         records = records_of(mail.content, views)  # no copy: the numbers stay in the bytes of the message
         server_round = int(config.get(SERVER_ROUND, 1))  # type: ignore[arg-type]
         reduce = config.get(REDUCTION, EVERY) == MEAN
         clients = mail.clients
-        work = [float(self.spec.steps_for(n)) for n in np.asarray(self.sizes)[clients].tolist()]
-        if kind == "evaluate":
-            outcome = Faults().outcome(server_round, clients, work)
-        else:
-            outcome = self.faults.outcome(server_round, clients, work)
-        planned = dict(zip(clients, work, strict=True))
+        outcome, work = self._outcome(server_round, clients, kind)
         model_bytes = sum(a.nbytes for arrays in records.values() for a in arrays.values())
         large = reduce and kind != "evaluate" and model_bytes >= fold.LARGE
         size = self.block_size or (
@@ -217,7 +211,7 @@ class SimulationGrid(BaseGrid):
             if large
             else automatic_block_size(len(outcome.clients), stacked=self.stacked)
         )
-        blocks = cut(outcome.clients, [planned[c] * outcome.effort.get(c, 1.0) for c in outcome.clients], size)
+        blocks = cut(outcome.clients, work, size)
         tasks = [
             BlockTask(
                 index=index,
@@ -228,7 +222,7 @@ class SimulationGrid(BaseGrid):
                 fold=large,
                 uniform=config.get(WEIGHTING, EXAMPLES) == UNIFORM,
                 effort=tuple(outcome.effort.get(c, 1.0) for c in block) if outcome.effort else None,
-                memory={c: self.memory[c] for c in block if c in self.memory},
+                memory={c: self.memory[c] for c in block if c in self.memory} if self.memory else {},
             )
             for index, block in enumerate(blocks)
         ]
@@ -281,35 +275,44 @@ class SimulationGrid(BaseGrid):
         ]
         return replies
 
+    def _outcome(
+        self, server_round: int, clients: Sequence[int], kind: Literal["train", "evaluate", "gradient"]
+    ) -> tuple[Outcome, NDArray[np.float64]]:
+        """Give who works in a round, and the steps that each of them takes; nothing goes wrong in an evaluation."""
+        faults = Faults() if kind == "evaluate" else self.faults
+        steps = self.spec.steps_of(np.asarray(self.sizes)[_numbers(clients)])
+        if faults.none:
+            return faults.outcome(server_round, clients, ()), steps
+        outcome = faults.outcome(server_round, clients, steps.tolist())
+        planned = dict(zip(clients, steps.tolist(), strict=True))
+        return outcome, np.array([planned[c] * outcome.effort.get(c, 1.0) for c in outcome.clients])
+
     def _replies(
         self, result: BlockResult, mail: _Mail, folded: Mapping[str, ArrayRecord], *, reduce: bool
     ) -> list[Message]:
         """Give one reply for the block, or one for each of its clients; ``folded`` are its means where it has none."""
         members = result.members
-        clients = [int(c) for c in members["client"]]
+        clients = list(map(int, members["client"]))
         if not clients:
             return []
         if reduce:
             weights = np.asarray(members[NUM_EXAMPLES], dtype=np.float64)
             total = float(weights.sum())
-            metrics = MetricRecord({NUM_EXAMPLES: total})
+            metrics = {NUM_EXAMPLES: total}
             for name, column in members.items():
                 if name not in ("client", NUM_EXAMPLES):
                     metrics[name] = float(weights @ np.asarray(column)) / total if total > 0 else 0.0
-            content = RecordDict({METRICS: metrics})
-            for record, arrays in (result.mean or {}).items():
-                content[record] = to_record(arrays)
-            for record, made in folded.items():
-                content[record] = made
-            table = {n: [int(v) for v in c] if n == "client" else list(c) for n, c in members.items()}
-            content[MEMBERS] = ConfigRecord(table)  # type: ignore[arg-type]
+            means = {name: unread(arrays) for name, arrays in (result.mean or {}).items()}
+            table = flower.table(dict(members) | {"client": clients})
+            content = filled(
+                RecordDict(), {METRICS: filled(MetricRecord(), metrics), **means, **folded, MEMBERS: table}
+            )
             return [flower.reply(mail.to(clients[0]), content)]
         replies = []
         for position, client in enumerate(clients):
             numbers = {name: float(column[position]) for name, column in members.items() if name != "client"}
-            content = RecordDict({METRICS: MetricRecord(numbers)})  # type: ignore[arg-type]
-            for record, arrays in (result.each[position] if result.each else {}).items():
-                content[record] = to_record(arrays)
+            own = {name: unread(arrays) for name, arrays in (result.each[position] if result.each else {}).items()}
+            content = filled(RecordDict(), {METRICS: filled(MetricRecord(), numbers), **own})
             replies.append(flower.reply(mail.to(client), content))
         return replies
 
@@ -328,17 +331,31 @@ class _Mail:
         self._lazy = isinstance(messages, Broadcast)
         if isinstance(messages, Broadcast):
             self.content, self.message_type = messages.content, messages.message_type
-            nodes = list(messages.nodes)
+            nodes = messages.nodes
         else:
             self.content, self.message_type = messages[0].content, messages[0].metadata.message_type
             nodes = [message.metadata.dst_node_id for message in messages]
-        self._position = {node: position for position, node in enumerate(nodes)}
-        self.clients = sorted(self._position)
+        self._nodes = nodes
+        self._positions: dict[int, int] | None = None
+        self.clients: Sequence[int] = nodes if isinstance(nodes, range) else sorted(set(nodes))
 
     def to(self, client: int) -> Message:
         """Give the message to a client."""
-        message = self._messages[self._position[client]]
+        message = self._messages[self._position(client)]
         return self._stamp([message])[0] if self._lazy else message
+
+    def _position(self, client: int) -> int:
+        if isinstance(self._nodes, range):
+            return self._nodes.index(client)
+        if self._positions is None:
+            self._positions = {node: position for position, node in enumerate(self._nodes)}
+        return self._positions[client]
+
+
+def _numbers(clients: Sequence[int]) -> NDArray[np.int64]:
+    if isinstance(clients, range):
+        return np.arange(clients.start, clients.stop, clients.step)
+    return np.array(clients, np.int64)
 
 
 def _kind(message_type: str) -> Literal["train", "evaluate", "gradient"]:

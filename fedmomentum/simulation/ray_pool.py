@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import ray
+from ray import cloudpickle
 
 from fedmomentum.errors import UserError
+from fedmomentum.simulation.line import Door, Line, LineBrokenError
+from fedmomentum.simulation.parcels import Press
+from fedmomentum.simulation.ray_actor import REST, Actor
+from fedmomentum.simulation.ray_parts import only_what_actors_need
 
 _MALLOC = str(1 << 30)
 WORKER_ENVIRONMENT = {
@@ -26,34 +32,17 @@ _LOCAL_SETTINGS = {
     "max_direct_call_object_size": 4 << 20,  # up to here answers skip shared memory, which takes longer
 }
 """Ray's own settings where a local one starts here; a cluster has its own."""
+NICENESS = 15
+"""By how much actors are nicer than this process once they are up, which is what Ray has them be from the start: their
+imports would wait for whatever else the machine does, blocks that this process runs meanwhile among it."""
 PRELOAD = ("torch", "fedmomentum.clients.worker")
 """Modules that every actor imports as soon as it is there."""
 
 
-@ray.remote
-class _Actor:
-    """A worker in a process of its own; it is built anew for each federation, the process stays."""
-
-    def __init__(self, preload: tuple[str, ...]) -> None:
-        for module in preload:
-            importlib.import_module(module)
-        self._worker: Any = None
-
-    def build(self, make: Any, *resident: Any) -> None:
-        self._worker = make(*resident)
-
-    def run(self, task: Any, payload: Any) -> Any:
-        return self._worker.run(task, payload)
-
-    def test(self, task: Any, payload: Any) -> Any:
-        return self._worker.test(task, payload)
-
-    def ask(self, attribute: str) -> Any:
-        return getattr(self._worker, attribute)
-
-
-def start_ray(address: str | None, *, cpus: int | None = None) -> bool:
+def start_ray(address: str | None, *, cpus: int | None = None, eager: bool = False) -> bool:
     """Connect to Ray, or start a quiet local one; True when it was started here and is ours to stop.
+
+    A local one's processes are as nice as this one where they are to be ``eager``, and otherwise as nice as Ray's are.
 
     Raises:
         UserError: there is no cluster at the address.
@@ -78,7 +67,9 @@ def start_ray(address: str | None, *, cpus: int | None = None) -> bool:
     os.environ.update(WORKER_ENVIRONMENT)  # a local Ray's workers inherit it, which saves a runtime environment
     try:
         # "local": not a cluster that happens to run on this machine
-        ray.init(address="local", include_dashboard=False, num_cpus=cpus, _system_config=_LOCAL_SETTINGS, **common)
+        with only_what_actors_need():
+            settings = _LOCAL_SETTINGS | ({"worker_niceness": 0} if eager else {})
+            ray.init(address="local", include_dashboard=False, num_cpus=cpus, _system_config=settings, **common)
     finally:
         for name, value in before.items():
             if value is None:
@@ -138,16 +129,23 @@ class RayPool:
         local_cpus = None
         if address is None and workers is not None:
             local_cpus = max(os.cpu_count() or 1, -(-int(workers * cpus * 1000) // 1000))
-        self._owns_ray = start_ray(address, cpus=local_cpus)
+        self._owns_ray = start_ray(address, cpus=local_cpus, eager=True)
         self._options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
         if not self._owns_ray:
             self._options["runtime_env"] = {"env_vars": WORKER_ENVIRONMENT}
         self.actors: list[Any] = []
+        self._ways: list[_Way] = []
+        self.press = Press(cloudpickle.dumps)
+        """Packs what goes over lines."""
+        self.tickets = count(1)
+        """Numbers of what actors are given, which never come again."""
         self.replaced = 0
         try:
             self.workers = workers or self._fitting(cpus, gpus)
             self._check(cpus, gpus)
-            self.actors = [self.start() for _ in range(self.workers)]
+            self._node = _own_node()
+            for _ in range(self.workers):
+                self._start()
         except BaseException:
             self.close()
             raise
@@ -167,19 +165,42 @@ class RayPool:
                     f"{have.get(name, 0.0):g}. Lower engine.workers or engine.{key}."
                 )
 
-    def start(self) -> Any:
-        """Start one actor."""
-        return _Actor.options(**self._options).remote(PRELOAD)  # type: ignore[attr-defined]
+    def _start(self) -> None:
+        """Start one actor, behind the others."""
+        way = _Way(open_a_door=self._node is not None)
+        niceness = NICENESS if self._owns_ray else 0
+        actor = Actor.options(**self._options).remote(PRELOAD, self._node, way.address, niceness)  # type: ignore[attr-defined]
+        self.actors.append(actor)
+        self._ways.append(way)
+
+    def line(self, position: int) -> Line | None:
+        """Give the line to an actor that has built its worker, and let it serve that; None where it is too far away."""
+        way = self._ways[position]
+        line = way.line(self.press)
+        if line is not None and way.serving is None:
+            way.serving = self.actors[position].serve.remote()
+        return line
+
+    def rest(self) -> None:
+        """Let the actors leave their lines, because Ray has something to say to them."""
+        for way in self._ways:
+            way.rest()
 
     def replace(self, position: int) -> Any:
         """End an actor, dead or alive, and start another in its place."""
         ray.kill(self.actors[position])
-        self.actors[position] = self.start()
+        self._ways[position].close()
+        self._start()
+        self.actors[position], self._ways[position] = self.actors.pop(), self._ways.pop()
         self.replaced += 1
         return self.actors[position]
 
     def close(self) -> None:
         """End the actors, and Ray where it was started here."""
+        for way in self._ways:
+            way.close()
+        self._ways = []
+        self.press.close()
         if not ray.is_initialized():
             return
         for actor in self.actors:
@@ -187,6 +208,44 @@ class RayPool:
         self.actors = []
         if self._owns_ray:
             ray.shutdown()
+
+
+class _Way:
+    """How to get at an actor without Ray: a door that it may come in at, and then a line."""
+
+    def __init__(self, *, open_a_door: bool) -> None:
+        try:
+            self._door = Door() if open_a_door else None
+        except OSError:  # not on this system
+            self._door = None
+        self.address = None if self._door is None else self._door.address
+        self._line: Line | None = None
+        self.serving: Any = None
+        """What ends when the actor serves the line no more."""
+
+    def line(self, press: Press) -> Line | None:
+        door, self._door = self._door, None
+        if door is not None:
+            self._line = door.enter(press)
+        return self._line
+
+    def rest(self) -> None:
+        if self._line is not None and self.serving is not None:
+            with suppress(LineBrokenError):
+                self._line.send(REST)
+            self.serving = None
+
+    def close(self) -> None:
+        for end in (self._door, self._line):
+            if end is not None:
+                end.close()
+
+
+def _own_node() -> str | None:
+    """Give the node that this process is on; None where it is on none of the cluster's."""
+    if ray.util.client.ray.is_connected():
+        return None
+    return str(ray.get_runtime_context().get_node_id())
 
 
 class RayPoolStart:
@@ -201,13 +260,19 @@ class RayPoolStart:
         self._thread.start()
 
     def _keep(self, settings: dict[str, Any]) -> None:
-        """Start the pool and stay: Linux ends Ray's processes with the thread that started them."""
+        """Start the pool, stay, and end it: Linux ends Ray's processes with the thread that started them."""
         try:
             self._pool = RayPool(**settings)
         except BaseException as error:  # handed to the thread that waits for the pool
             self._error = error
         self._ready.set()
         self._over.wait()
+        if self._pool is not None:
+            self._pool.close()
+
+    def known(self) -> bool:
+        """Say whether it is known by now if there is a pool: :meth:`pool` answers at once then."""
+        return self._ready.is_set()
 
     def pool(self) -> RayPool:
         """Wait for the pool.
@@ -221,12 +286,14 @@ class RayPoolStart:
         assert self._pool is not None
         return self._pool
 
-    def close(self) -> None:
-        """Wait for the pool and end it, if it ever came up."""
-        self._ready.wait()
-        if self._pool is not None:
-            self._pool.close()
+    def leave(self) -> None:
+        """Say that nobody needs the pool any more: it ends in the background, as soon as it is up."""
         self._over.set()
+
+    def close(self) -> None:
+        """End the pool, if it ever comes up, and wait until it is gone."""
+        self.leave()
+        self._thread.join()
 
 
 class SharedRay:

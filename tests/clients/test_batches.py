@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedmomentum.clients.batches import plan
+from fedmomentum.clients.batches import plan, plans
 from fedmomentum.streams import Streams, stream
 
 from .federation import spec
@@ -59,3 +59,22 @@ def test_streams_one_after_another_are_those_made_one_by_one():
         assert kept.random(3).tolist() == single.random(3).tolist()
         assert kept.integers(0, 7, 3, dtype=np.int32).tolist() == single.integers(0, 7, 3, dtype=np.int32).tolist()
         kept.standard_normal(5, dtype=np.float32)  # leaves half a draw behind, which the next stream must not see
+
+
+def test_streams_along_a_coordinate_are_those_of_each_value():
+    many = Streams(5, "batches")
+    for clients in ([0, 7, 2**31], [1]):
+        for client, kept in zip(clients, many.along("client", clients, round=3), strict=True):
+            assert kept.random(3).tolist() == stream(5, "batches", client=client, round=3).random(3).tolist()
+    alone = next(Streams(5, "noise").along("step", [4]))
+    assert alone.random() == stream(5, "noise", step=4).random()
+
+
+def test_plans_of_many_clients_are_those_of_each():
+    wanted, counts, effort = spec(epochs=2), {4: 30, 1: 8, 9: 30, 2: 3}, [1.0, 0.5, 0.3, 1.0]
+    found = plans(wanted, counts, Streams(wanted.seed, "batches"), round=2, effort=effort)
+    assert list(found) == list(counts)
+    for (client, n), part in zip(counts.items(), effort, strict=True):
+        np.testing.assert_array_equal(found[client], plan(wanted, n, round=2, client=client, effort=part))
+    whole = plans(wanted, counts, Streams(wanted.seed, "batches"), round=2)
+    np.testing.assert_array_equal(whole[9], plan(wanted, 30, round=2, client=9))

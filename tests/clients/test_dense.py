@@ -109,7 +109,7 @@ def test_a_step_with_the_velocity_built_in_equals_gradient_and_rule(clients, bat
     moved = {n: 0.9 * velocity[n] + g if velocity else g for n, g in grads.items()}
     expected = {n: p - 0.1 * moved[n] for n, p in params.items()}
     target = goal(y, weight, sizes[-1])
-    found, _ = momentum_step(read_layers(module), params, velocity, x, target, 0.1, 0.9)
+    found = momentum_step(read_layers(module), params, velocity, x, target, 0.1, 0.9)
     torch.testing.assert_close(found, losses, rtol=1e-12, atol=1e-12)
     for name in expected:
         torch.testing.assert_close(params[name], expected[name], rtol=1e-10, atol=1e-12)

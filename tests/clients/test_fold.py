@@ -82,7 +82,7 @@ def test_any_number_of_workers_gives_the_bits_of_one_and_the_mean_of_all(count, 
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_sums_that_wait_in_a_file_are_those_that_wait_in_memory(monkeypatch, room, count):
     if not room:
-        monkeypatch.setattr("os.pwrite", lambda *given: os.write(-1, b""))
+        monkeypatch.setattr("os.posix_fallocate", lambda *given: os.write(-1, b""))
     leaves, shelf = bundles(tasks(count), 1)[0].leaves, Shelf()
     here, there = (fold(leaves, lambda t: None if t is None else made(t), s) for s in (None, shelf))
     assert here.members == there.members

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fedmomentum.clients.fused import fused_sgd
+from fedmomentum.optim import make_rule
 
 
 def parameters():
@@ -69,6 +70,23 @@ def test_stepping_while_the_gradients_come_gives_the_bits_of_stepping_after(mome
         found.append([p.detach().clone() for p in params])
     for a, b in zip(*found, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["heavy_ball", "nesterov"])
+def test_a_momentum_that_is_left_out_is_the_rules_own(name):
+    own, theirs = parameters(), parameters()
+    rule = make_rule(name, lr=0.1)
+    tree = dict(zip("abc", (p.detach() for p in theirs), strict=True))
+    fused, state = fused_sgd(name, {"lr": 0.1}, "abc", own), rule.init(tree)
+    fused.reset(0.1, None)
+    for _ in range(3):
+        for p in own:
+            p.grad = torch.ones_like(p)
+        fused.step()
+        updates, state = rule.update({n: torch.ones_like(x) for n, x in tree.items()}, state, tree)
+        tree = {n: x + updates[n] for n, x in tree.items()}
+    for p, x in zip(own, tree.values(), strict=True):
+        torch.testing.assert_close(p.detach(), x)
 
 
 def test_a_velocity_that_was_kept_is_gone_on_with():

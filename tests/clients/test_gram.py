@@ -58,12 +58,19 @@ def test_where_the_data_lie_changes_no_bit(offset):
 def test_products_are_those_of_inputs_with_a_one_behind_them():
     data = federation()
     held = Grams(Examples(data, "cpu"), bias=True, most=20)
-    for client, found in zip(EVERYONE, held.of(EVERYONE), strict=True):
-        x = data.train_arrays(client)[0].reshape(SIZES[client], -1).astype(np.float64)
-        x = np.hstack([x, np.ones((len(x), 1))])
-        np.testing.assert_allclose(found, x @ x.T, rtol=1e-5, atol=1e-5)
-    again = held.of(EVERYONE)
-    assert [a is b for a, b in zip(again, held.of(EVERYONE), strict=True)] == [n <= 20 for n in SIZES]
+    few = [client for client in EVERYONE if SIZES[client] <= 20]
+    for clients in (EVERYONE, few, [2, 0], EVERYONE):  # all of them have one who is too large to be kept
+        numbers, starts = held.of(clients)
+        for client, start in zip(clients, starts, strict=True):
+            n = SIZES[client]
+            x = data.train_arrays(client)[0].reshape(n, -1).astype(np.float64)
+            x = np.hstack([x, np.ones((n, 1))])
+            found = numbers[start : start + n * n].view(n, n)
+            np.testing.assert_allclose(found, x @ x.T, rtol=1e-5, atol=1e-5)
+    assert max(SIZES) > 20 and few
+    again, before = held.of(few), held.of(EVERYONE)
+    assert again.numbers is held.of(few).numbers  # kept ones stay where they are, the others are made anew
+    assert before.numbers is not held.of(EVERYONE).numbers
 
 
 def test_own_inputs_lie_client_by_client():
@@ -74,12 +81,15 @@ def test_own_inputs_lie_client_by_client():
         data = FederatedData.build(dataset, Partition(order, np.array([0, 1, 3, 6])), shift=shift)
         examples = Examples(data, "cpu")
         for clients in ([0], [1], [2, 1], [0, 1, 2]):
-            x, y = examples.own(clients)
-            for i, own in enumerate((x, y)):
-                np.testing.assert_array_equal(own, np.concatenate([data.train_arrays(c)[i] for c in clients]))
+            x, y, starts = examples.own(clients)
+            for client, start in zip(clients, starts, strict=True):
+                arrays = data.train_arrays(client)
+                for own, expected in zip((x, y), arrays, strict=True):
+                    np.testing.assert_array_equal(own[start : start + len(arrays[1])], expected)
+            assert len(x) == len(y) == sum(data.sizes[clients])
             assert x.data_ptr() % ALIGNMENT == 0
     plain = Examples(FederatedData.build(dataset, Partition(np.arange(10), np.array([0, 4, 10]))), "cpu")
-    whole = plain.own([0, 1])[0]
+    whole = plain.own([1, 0])[0]
     assert whole.data_ptr() == plain._x.data_ptr() or plain._x.data_ptr() % ALIGNMENT  # nothing moves if it need not
 
 

@@ -115,7 +115,8 @@ def test_inline_ray_and_deployed_give_the_same_model_whoever_is_slow_or_killed(f
         code, deployed, said = command(capsys, "deploy", path, "--federation", NAME, *out)
     assert code == 0, said
     answers = [deployed]
-    for flags in ((), ("--set", "engine.name=ray", "--set", "engine.workers=2"), STACKED):
+    actors = ("--set", "engine.name=ray", "--set", "engine.workers=2", "--set", "engine.early=false")
+    for flags in ((), actors, STACKED):
         code, answer, said_here = command(capsys, "run", path, *out, *flags)
         assert code == 0, said_here
         answers.append(answer)

@@ -5,12 +5,24 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedmomentum.errors import UserError
-from fedmomentum.runs.atomic import append_rows, columns, keep_rows, read_json, read_rows, write_json, write_text
+from fedmomentum.runs.atomic import (
+    append_columns,
+    append_rows,
+    columns,
+    keep_rows,
+    read_json,
+    read_rows,
+    write_json,
+    write_text,
+)
 
 
 def raiser(error: BaseException) -> Callable[..., None]:
@@ -136,3 +148,30 @@ def test_json_files(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(UserError, match=r"x\.json"):
             read_json(path)
+
+
+@given(
+    st.dictionaries(st.text(max_size=5), st.lists(st.floats() | st.integers(), min_size=3, max_size=3), max_size=4),
+    st.dictionaries(st.text(max_size=5), st.integers() | st.floats() | st.text(max_size=5), max_size=2),
+)
+def test_a_table_is_written_as_its_rows_are(table: dict[str, list[float]], fixed: dict[str, object]) -> None:
+    fixed = {name: value for name, value in fixed.items() if name not in table}
+    with TemporaryDirectory() as folder:
+        by_column, by_row = Path(folder) / "columns", Path(folder) / "rows"
+        for _ in range(2):
+            append_columns(by_column, fixed, table)
+            rows = zip(*table.values(), strict=True)
+            append_rows(by_row, ({**fixed, **dict(zip(table, row, strict=True))} for row in rows))
+        assert by_column.exists() == by_row.exists() == bool(table)
+        assert not table or by_column.read_bytes() == by_row.read_bytes()
+
+
+def test_a_table_of_numpy_columns_is_written_too_and_a_ragged_one_is_refused(tmp_path: Path) -> None:
+    table = {"client": np.arange(2), "loss": np.array([0.5, math.nan], np.float32), "x": [np.float64(0.1), np.int64(2)]}
+    append_columns(tmp_path / "rows", {"round": 7}, table)
+    rows = read_rows(tmp_path / "rows")
+    assert [list(row.values())[:2] for row in rows] == [[7, 0], [7, 1]]
+    assert rows[0] == {"round": 7, "client": 0, "loss": 0.5, "x": 0.1} and math.isnan(rows[1]["loss"])
+    with pytest.raises(ValueError):
+        append_columns(tmp_path / "rows", {"round": 8}, {"client": [0, 1], "loss": [0.5]})
+    assert len(read_rows(tmp_path / "rows")) == 2

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.simulation import flower
 from fedmomentum.simulation.blocks import BLOCK_LIMIT, automatic_block_size, cut
 from fedmomentum.simulation.faults import Faults, Stragglers
+from fedmomentum.strategies.records import filled, of_kind
 
 
 @given(st.lists(st.integers(0, 10_000), unique=True, max_size=200), st.integers(0, 50), st.randoms())
@@ -99,6 +101,46 @@ def test_the_private_names_of_flower_are_where_the_engine_expects_them():
     error = flower.error_reply(message, "why")
     assert error.has_error() and error.error.reason == "why"
     assert flower.empty_run(3).run_id == 3
+
+
+def test_records_are_filled_as_by_assignment():
+    """Where Flower keeps the entries of a record is private: see strategies/records.py."""
+    for made, entries in (
+        (MetricRecord, {"loss": 1.0, "steps": 2}),
+        (ConfigRecord, {"clients": [1, 2], "note": "x"}),
+        (ArrayRecord, {"w": Array(np.ones(2))}),
+        (RecordDict, {"arrays": ArrayRecord(), "metrics": MetricRecord({"loss": 1.0})}),
+    ):
+        record = made()
+        for name, value in entries.items():
+            record[name] = value
+        assert filled(made(), entries) == record
+        assert dict(filled(made(), entries)) == entries
+    content = RecordDict({"b": MetricRecord(), "a": ArrayRecord(), "c": MetricRecord({"n": 1})})
+    assert of_kind(content, MetricRecord) == dict(content.metric_records)
+    assert of_kind(content, ArrayRecord) == dict(content.array_records)
+
+
+def test_a_table_of_clients_holds_columns_of_one_kind_each():
+    table = {"client": [3, 4], "loss": [0.5, 1.0], "none": []}
+    assert flower.table(table) == ConfigRecord(table)
+    assert list(flower.table(table)) == list(table)
+    with pytest.raises(TypeError):
+        flower.table({"loss": [0.5, "x"]})
+    with pytest.raises(TypeError):
+        flower.table({"loss": [0.5, 1]})
+
+
+@given(
+    st.lists(st.integers(0, 300), max_size=20),
+    st.integers(1, 40) | st.none(),
+    st.one_of(st.tuples(st.integers(1, 4), st.none()), st.tuples(st.none(), st.integers(1, 9))),
+)
+def test_planned_steps_of_many_clients_are_those_of_each(sizes, batch_size, length):
+    epochs, steps = length
+    model = ModelSpec("logistic", (2,), 2)
+    spec = ClientSpec(model, {"name": "sgd", "lr": 0.1}, epochs=epochs, steps=steps, batch_size=batch_size)
+    assert spec.steps_of(np.array(sizes, np.int64)).tolist() == [spec.steps_for(n) for n in sizes]
 
 
 def test_records_keep_shapes_and_dtypes():

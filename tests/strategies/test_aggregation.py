@@ -9,7 +9,8 @@ import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 import fedmomentum.strategies as ours
-from fedmomentum.strategies.aggregation import mean_metrics, weighted_mean
+from fedmomentum.strategies.aggregation import weighted_mean
+from fedmomentum.strategies.reports import Reports, mean_metrics
 
 
 @pytest.mark.parametrize("accumulation", ["wide", "native"])
@@ -157,7 +158,7 @@ def test_each_metric_is_averaged_over_those_who_report_it():
         (9.0, {"num-examples": 9, "top": [1.0]}),
         (0.0, {"num-examples": 0, "lonely": 4.0, "lost": math.nan}),
     ]
-    metrics = mean_metrics(reports, leave_out="num-examples")
+    metrics = mean_metrics([Reports((weight,), row) for weight, row in reports], leave_out="num-examples")
     assert metrics["loss"] == pytest.approx((1.0 + 3 * 2.0) / 4)
     assert metrics["extra"] == 5.0
     assert metrics["top"] == pytest.approx([(1 + 4 * 5) / 5, (2 + 4 * 6) / 5])

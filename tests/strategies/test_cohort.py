@@ -67,6 +67,16 @@ def test_a_range_of_nodes_is_never_a_list():
     assert all(node in registered for node in chosen)
 
 
+@pytest.mark.parametrize("cohort", [UniformCohort(fraction=1.0), BernoulliCohort(probability=1.0)])
+def test_when_all_of_a_range_take_part_they_stay_a_range(cohort):
+    for registered in (range(10), range(3, 40, 4)):
+        assert cohort.choose(1, registered) == list(registered)
+        assert choose(cohort, 1, registered) is registered
+        assert choose(cohort, 1, list(registered)) == list(registered)
+    assert choose(UniformCohort(count=9), 1, range(10)) == UniformCohort(count=9).choose(1, range(10))
+    assert choose(UniformCohort(count=0), 1, range(10)) == []
+
+
 def test_a_tie_goes_to_the_first_place():
     times = np.array([2.0, 1.0, 2.0, 0.5, 2.0, np.inf])
     assert [_earliest(times, k).tolist() for k in range(7)] == [

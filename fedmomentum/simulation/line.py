@@ -1,0 +1,231 @@
+"""A line to another process of this machine: packets through a Unix socket, whole or not at all, and nobody spins.
+
+A packet is small; what is large lies in shared memory (``parcels.py``), and the packet says where. A line is between
+processes of one user: each end looks who the other is.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import secrets
+import socket
+import struct
+from array import array
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from fedmomentum.simulation.parcels import Packed, Press, Reading, from_bytes, layout
+
+_PACKET = 112 << 10
+"""Bytes of the largest packet: a note and two objects of at most ``LIGHT`` bytes."""
+_ROOM = 4 * _PACKET
+"""Bytes that may wait in a line: what a worker is sent ahead, so that nobody waits to send."""
+_FILES = 8
+_HEAD = struct.Struct("<I")
+
+
+class LineBrokenError(Exception):
+    """The other end is gone, or speaks another language."""
+
+
+class Letter:
+    """A note, and objects with it, which have to be opened before the next letter is received."""
+
+    def __init__(self, note: Any, parts: list[Callable[[], Any]]) -> None:
+        """Hold what unpacks the objects."""
+        self.note, self._parts = note, parts
+
+    def open(self) -> Any:
+        """Give the next object.
+
+        Raises:
+            Exception: it cannot be unpickled here.
+        """
+        return self._parts.pop(0)()
+
+
+class Line:
+    """One end of a line.
+
+    Args:
+        connected: the socket.
+        press: packs what this end sends.
+        own: whether arrays that come in may be written to, because this end is the only one that they are sent to.
+
+    Raises:
+        LineBrokenError: the press has no seat left.
+    """
+
+    def __init__(self, connected: socket.socket, press: Press, *, own: bool) -> None:
+        """Take a seat at the press."""
+        seat = press.seat()
+        if seat is None:
+            raise LineBrokenError("no seat is left")
+        self._socket, self._press, self._own, self._seat = connected, press, own, seat
+        self._shown: set[int] = set()
+        """Sheets that the other end has mapped."""
+        self._maps: dict[int, Reading] = {}
+        self._scratch = memoryview(bytearray(_PACKET))
+        connected.setblocking(True)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
+
+    def fileno(self) -> int:
+        """Give what can be waited for until a letter is there."""
+        return self._socket.fileno()
+
+    def send(self, note: Any, *parts: Packed) -> None:
+        """Send a note and objects, two at the most.
+
+        Raises:
+            LineBrokenError: the other end is gone.
+        """
+        gone = self._shown - self._press.numbers
+        self._shown -= gone
+        words: list[Any] = []
+        files = array("i")
+        body: list[Any] = []
+        end = 0
+        for part in parts:
+            if (sheet := part.sheet) is None:
+                begin = end
+                places, size = layout(part.lengths)
+                for piece, place in zip(part.pieces, places, strict=True):
+                    body += (bytes(begin + place - end), piece)
+                    end = begin + place + len(piece)
+                words.append((part.lengths, begin, begin + size))
+                continue
+            new = sheet.number not in self._shown
+            if new:
+                files.append(sheet.file)
+                if not sheet.once:
+                    self._shown.add(sheet.number)
+            sheet.lend(self._seat)
+            words.append((len(part.lengths), sheet.number, sheet.size, self._seat, sheet.once, new))
+        head = pickle.dumps((note, words, tuple(gone)), 5)
+        packet = b"".join((_HEAD.pack(len(head)), head, *body))
+        try:
+            if files:
+                self._socket.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+            else:
+                self._socket.send(packet)
+        except OSError as error:
+            raise LineBrokenError(str(error)) from error
+
+    def receive(self, *, wait: bool = True) -> Letter | None:
+        """Give the next letter; None where there is none yet and this is not to ``wait``.
+
+        Raises:
+            LineBrokenError: the other end is gone.
+        """
+        flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
+        try:
+            size, ancillary, got, _ = self._socket.recvmsg_into([self._scratch], socket.CMSG_SPACE(4 * _FILES), flags)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise LineBrokenError(str(error)) from error
+        files = array("i")
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                files.frombytes(data[: len(data) - len(data) % files.itemsize])
+        try:
+            if not size:
+                raise EOFError("hung up")
+            if got & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                raise ValueError("a packet did not come whole")
+            return self._letter(self._scratch[:size], files)
+        except Exception as error:
+            for file in files:
+                with suppress(OSError):
+                    os.close(file)
+            raise LineBrokenError(f"the other end: {error}") from error
+
+    def _letter(self, packet: memoryview, files: array[int]) -> Letter:
+        begin = _HEAD.size + _HEAD.unpack_from(packet)[0]
+        note, words, gone = pickle.loads(packet[_HEAD.size : begin])
+        for number in gone:
+            self._maps.pop(number, None)
+        body, parts = packet[begin:], []
+        for word in words:
+            if len(word) == 3:
+                lengths, first, last = word
+                parts.append(_opener(lengths, body[first:last], own=self._own))
+                continue
+            pieces, number, size, seat, once, new = word
+            reading = Reading(files.pop(0), size, once=once) if new else self._maps[number]
+            if not once:
+                self._maps[number] = reading
+            parts.append(reading.take(pieces, seat=seat, own=self._own))
+        return Letter(note, parts)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+        self._maps.clear()
+        self._press.leave(self._seat)
+
+
+def _opener(lengths: tuple[int, ...], data: memoryview, *, own: bool) -> Callable[[], Any]:
+    return lambda: from_bytes(lengths, data, own=own)
+
+
+class Door:
+    """Where a process of this machine and user can come in, once."""
+
+    def __init__(self) -> None:
+        """Open it.
+
+        Raises:
+            OSError: this system has no such doors (they are Linux's), or no shared memory without a name.
+        """
+        if not hasattr(os, "memfd_create"):
+            raise OSError("no memory without a name")
+        os.close(os.memfd_create("fedmomentum", os.MFD_CLOEXEC))
+        self.address = f"\0fedmomentum-{secrets.token_hex(16)}"
+        """Its name, which is no file: nothing is left of it."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.bind(self.address)
+        self._socket.listen()
+        self._socket.setblocking(False)
+
+    def fileno(self) -> int:
+        """Give what can be waited for until somebody comes in."""
+        return self._socket.fileno()
+
+    def enter(self, press: Press) -> Line | None:
+        """Give the line to who has come in, if anybody has, and close the door."""
+        try:
+            while True:
+                connected, _ = self._socket.accept()
+                if _same_user(connected):
+                    return Line(connected, press, own=True)
+                connected.close()
+        except (BlockingIOError, LineBrokenError):
+            return None
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self._socket.close()
+
+
+def reach(address: str, press: Press) -> Line | None:
+    """Go in at a door of another process; None where there is none, such as on another machine."""
+    try:
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connected.connect(address)
+    except (OSError, AttributeError):
+        return None
+    if not _same_user(connected):
+        connected.close()
+        return None
+    return Line(connected, press, own=False)
+
+
+def _same_user(connected: socket.socket) -> bool:
+    who = struct.Struct("3i")  # process, user, group
+    found = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, who.size)
+    return bool(who.unpack(found)[1] == os.geteuid())

@@ -1,0 +1,267 @@
+"""Objects packed for another process of this machine: small ones as bytes, larger ones in shared memory.
+
+Shared memory is a file without a name that lies in memory. One process writes it, once for all who read it; they map
+it and read arrays where they lie. It is gone when nobody holds it any more, however the processes end.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fedmomentum.protocol import LARGE
+
+LIGHT = 48 << 10
+"""Bytes up to which an object goes as bytes: to write and read shared memory takes longer than to copy them twice."""
+SEATS = 4096
+"""Readers of a press, itself among them: a page, so that what is written begins on another one."""
+KEPT = 8
+"""Sheets that a press keeps to write on again."""
+
+_LINE = 64
+"""Bytes that arrays are aligned to, as torch aligns its own."""
+_NOBODY = bytes(SEATS)
+_SCRIPT = b"__main__"
+
+Dumps: TypeAlias = Callable[..., bytes]
+"""Pickles an object as ``pickle.dumps`` does; takes ``protocol`` and ``buffer_callback``."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A piece of shared memory at its writer.
+
+    Its first page says who holds it, a byte for each seat: the writer sets it, the reader clears it when the last array
+    that lies there is gone. A sheet that is written only ``once`` has no such page.
+    """
+
+    number: int
+    file: int
+    size: int
+    once: bool
+
+    def lend(self, seat: int) -> None:
+        """Note that a reader holds it."""
+        if not self.once:
+            os.pwrite(self.file, b"\1", seat)
+
+    def take_back(self, seat: int) -> None:
+        """Note for a reader that it holds it no more."""
+        if not self.once:
+            os.pwrite(self.file, b"\0", seat)
+
+    @property
+    def free(self) -> bool:
+        """Whether nobody holds it."""
+        return os.pread(self.file, SEATS, 0) == _NOBODY
+
+
+@dataclass
+class Packed:
+    """An object as pieces, which are its pickle and the buffers of its arrays; they lie here, or on a sheet."""
+
+    lengths: tuple[int, ...]
+    pieces: list[Any] = field(default_factory=list)
+    sheet: Sheet | None = None
+
+    def close(self) -> None:
+        """Let go of it: it is sent to nobody any more."""
+        sheet, self.sheet = self.sheet, None
+        if sheet is None:
+            return
+        if sheet.once:
+            os.close(sheet.file)
+        else:
+            sheet.take_back(0)
+
+
+class Press:
+    """Packs objects, and writes what is large on sheets, which it uses again when nobody holds them.
+
+    Args:
+        dumps: pickles what ``pickle`` cannot, or what its reader could not find: functions and classes of a script.
+    """
+
+    def __init__(self, dumps: Dumps) -> None:
+        """Begin without a sheet."""
+        self._dumps = dumps
+        self._numbers = count(1)
+        self._sheets: dict[int, Sheet] = {}
+        self._seats = iter(range(1, SEATS))
+
+    def pack(self, value: Any) -> Packed:
+        """Pack an object; whoever packs it closes it.
+
+        Raises:
+            Exception: it cannot be pickled.
+        """
+        buffers: list[pickle.PickleBuffer] = []
+        try:
+            stream = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+        except Exception:  # it depends on what is in it which one
+            stream = _SCRIPT
+        if _SCRIPT in stream:
+            buffers.clear()
+            stream = self._dumps(value, protocol=5, buffer_callback=buffers.append)
+        pieces: list[Any] = [stream, *(buffer.raw() for buffer in buffers)]
+        lengths = tuple(len(piece) for piece in pieces)
+        if layout(lengths)[1] <= LIGHT:
+            return Packed(lengths, pieces)
+        sheet = self._sheet(lengths)
+        index = np.array(lengths, np.uint64)
+        begin = 0 if sheet.once else SEATS
+        places, _ = layout((index.nbytes, *lengths), begin, paged=sheet.once)
+        for piece, place in zip((index.tobytes(), *pieces), places, strict=True):
+            _write(sheet.file, memoryview(piece), place)
+        return Packed(lengths, [], sheet)
+
+    def _sheet(self, lengths: Sequence[int]) -> Sheet:
+        """Give a sheet with room for so much, marked as held by this process."""
+        once = sum(lengths) >= LARGE
+        _, size = layout((8 * len(lengths), *lengths), 0 if once else SEATS, paged=once)
+        if not once:
+            fits = [sheet for sheet in self._sheets.values() if sheet.size >= size and sheet.free]
+            if fits:
+                best = min(fits, key=lambda sheet: sheet.size)
+                best.lend(0)
+                return best
+            self._retire(size)
+        sheet = Sheet(next(self._numbers), os.memfd_create("fedmomentum", os.MFD_CLOEXEC), size, once)
+        os.ftruncate(sheet.file, size)
+        if not once:
+            self._sheets[sheet.number] = sheet
+            sheet.lend(0)
+        return sheet
+
+    def _retire(self, size: int) -> None:
+        """Keep no sheets that are too small, nor too many; who holds one that goes can read it as long as he likes."""
+        for sheet in [sheet for sheet in self._sheets.values() if sheet.size < size and sheet.free]:
+            os.close(self._sheets.pop(sheet.number).file)
+        done = [sheet for sheet in self._sheets.values() if os.pread(sheet.file, 1, 0) == b"\0"]
+        for sheet in done[: max(0, len(self._sheets) + 1 - KEPT)]:
+            os.close(self._sheets.pop(sheet.number).file)
+
+    @property
+    def numbers(self) -> set[int]:
+        """The sheets that may be written on again."""
+        return set(self._sheets)
+
+    def seat(self) -> int | None:
+        """Give a new reader a seat; None where there is none left. Nobody ever gets it again: two could be mixed up."""
+        return next(self._seats, None)
+
+    def leave(self, seat: int) -> None:
+        """Let go of all that a reader holds, because he is gone."""
+        for sheet in self._sheets.values():
+            sheet.take_back(seat)
+
+    def close(self) -> None:
+        """Keep nothing."""
+        while self._sheets:
+            os.close(self._sheets.popitem()[1].file)
+
+
+def layout(lengths: Sequence[int], begin: int = 0, *, paged: bool = False) -> tuple[list[int], int]:
+    """Give where pieces of these lengths begin, one behind the other, and where the last one ends.
+
+    Args:
+        lengths: in bytes.
+        begin: of the first one.
+        paged: whether large pieces begin on a page of their own, so that their memory can go when they do.
+    """
+    places, end = [], begin
+    for length in lengths:
+        alignment = mmap.PAGESIZE if paged and length >= mmap.PAGESIZE else _LINE
+        end = -(-end // alignment) * alignment
+        places.append(end)
+        end += length
+    return places, end
+
+
+def from_bytes(lengths: Sequence[int], data: memoryview, *, own: bool) -> Any:
+    """Give the object whose pieces lie in bytes as :func:`layout` has it; its arrays get memory of their own.
+
+    Args:
+        lengths: of the pieces.
+        data: where they lie; may be overwritten afterwards.
+        own: whether arrays may be written to.
+    """
+    if len(lengths) == 1:
+        return pickle.loads(data[: lengths[0]])
+    space = np.empty(len(data) + _LINE, np.uint8)
+    first = -space.ctypes.data % _LINE
+    held = space.data[first : first + len(data)]
+    held[:] = data
+    return _unpack(held if own else held.toreadonly(), lengths, layout(lengths)[0])
+
+
+class Reading:
+    """A sheet at a reader."""
+
+    def __init__(self, file: int, size: int, *, once: bool) -> None:
+        """Map a file, and close it."""
+        self._once = once
+        try:
+            self._map = mmap.mmap(file, size)
+        finally:
+            os.close(file)
+
+    def take(self, pieces: int, *, seat: int, own: bool) -> Callable[[], Any]:
+        """Give what gives the object; when that and the last of the object's arrays are gone, the seat is left.
+
+        Args:
+            pieces: their number.
+            seat: of this reader.
+            own: whether arrays may be written to. Then this is the only reader, and the memory of large arrays on a
+                sheet that is written once goes back to the system as they go.
+        """
+        begin = 0 if self._once else SEATS
+        lengths = np.frombuffer(self._map, np.uint64, pieces, begin).tolist()
+        places = layout((8 * pieces, *lengths), begin, paged=self._once)[0][1:]
+        if self._once and own:
+            return lambda: self._piece_by_piece(lengths, places)
+        root = np.frombuffer(self._map, np.uint8)
+        if not self._once:
+            _when_gone(root, _leave, self._map, seat)
+        held = root.data
+        return lambda: _unpack(held if own else held.toreadonly(), lengths, places)
+
+    def _piece_by_piece(self, lengths: Sequence[int], places: Sequence[int]) -> Any:
+        views = []
+        for length, place in zip(lengths, places, strict=True):
+            root = np.frombuffer(self._map, np.uint8, length, place)
+            if whole := length // mmap.PAGESIZE * mmap.PAGESIZE:
+                _when_gone(root, _give_back, self._map, place, whole)
+            views.append(root.data)
+        return pickle.loads(views[0], buffers=views[1:])
+
+
+def _unpack(held: memoryview, lengths: Sequence[int], places: Sequence[int]) -> Any:
+    views = [held[place : place + length] for place, length in zip(places, lengths, strict=True)]
+    return pickle.loads(views[0], buffers=views[1:])
+
+
+def _when_gone(thing: Any, call: Callable[..., None], *arguments: Any) -> None:
+    weakref.finalize(thing, call, *arguments).atexit = False
+
+
+def _leave(mapped: mmap.mmap, seat: int) -> None:
+    mapped[seat] = 0
+
+
+def _give_back(mapped: mmap.mmap, place: int, length: int) -> None:
+    mapped.madvise(mmap.MADV_REMOVE, place, length)
+
+
+def _write(file: int, left: memoryview, at: int) -> None:
+    while left:
+        written = os.pwrite(file, left, at)
+        left, at = left[written:], at + written

@@ -1,0 +1,143 @@
+"""What clients report beside their models, a column a metric: a block of a thousand clients is no thousand rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from flwr.app import MetricRecord
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Reports:
+    """Weights and metrics of the clients that one reply stands for.
+
+    Args:
+        weights: one a client.
+        common: metrics that count alike for all of them: those of a client's own reply, and what a block reports
+            outside its table.
+        columns: numbers, one a client, of each metric in the table of a block.
+    """
+
+    weights: Sequence[float]
+    common: Mapping[str, object] = field(default_factory=dict)
+    columns: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Give the number of clients."""
+        return len(self.weights)
+
+    def rows(self) -> Iterator[tuple[float, dict[str, object]]]:
+        """Give weight and metrics of each client."""
+        for place, weight in enumerate(self.weights):
+            yield weight, {**self.common, **{name: column[place] for name, column in self.columns.items()}}
+
+    def numbers(self, name: str) -> Sequence[float] | None:
+        """Give a metric of each client; None where it is not there, or is no number."""
+        if name in self.columns:
+            return self.columns[name]
+        value = self.common.get(name)
+        return [value] * len(self) if is_number(value) else None  # type: ignore[list-item]
+
+
+def is_number(value: object) -> bool:
+    """Say whether a value is an integer or a float; a truth value is neither."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def all_numbers(column: Sequence[object]) -> bool:
+    """Say whether every entry is an integer or a float: a look at the types that occur, not at each entry."""
+    return all(issubclass(kind, int | float) and kind is not bool for kind in set(map(type, column)))
+
+
+def weights_of(reports: Sequence[Reports], *, uniform: bool = False) -> NDArray[np.float64]:
+    """Give the weights of all clients, or a one for each."""
+    if uniform:
+        return np.ones(sum(map(len, reports)))
+    return np.array(list(chain.from_iterable(report.weights for report in reports)), np.float64)
+
+
+def column_of(reports: Sequence[Reports], name: str) -> NDArray[np.float64] | None:
+    """Give a metric of all clients; None where somebody does not report it as a number."""
+    columns = [report.numbers(name) for report in reports]
+    if any(column is None for column in columns):
+        return None
+    return np.array(list(chain.from_iterable(columns)), np.float64)  # type: ignore[arg-type]
+
+
+def mean_metrics(reports: Sequence[Reports], *, leave_out: str) -> MetricRecord:
+    """Average each metric over the clients that report it, weighted; lists are averaged entry by entry.
+
+    A NaN counts as not reported (a mean of NaN is left only where nobody reports a number), and so does what is a list
+    where the first one is a number, or of another length. Where the weights of those who report sum to zero the mean
+    is unweighted. Clients are added up one after another in the order given.
+
+    Args:
+        reports: weights and metrics of the clients, in the order in which they are added up.
+        leave_out: the metric that is the weight itself.
+    """
+    columns: dict[tuple[str, int | None], list[float]] = {}  # of a list metric: one for each place in it
+    lengths: dict[str, int | None] = {}
+    seen = 0
+
+    def add(key: tuple[str, int | None], values: Sequence[Any]) -> None:
+        column = columns.setdefault(key, [])
+        column += [math.nan] * (seen - len(column))
+        column += values
+
+    for report in reports:
+        if not len(report):
+            continue
+        for name, value in report.common.items():
+            if name == leave_out or not isinstance(value, int | float | list):
+                continue
+            length = len(value) if isinstance(value, list) else None
+            if lengths.setdefault(name, length) != length:
+                continue
+            for place, number in enumerate(value) if isinstance(value, list) else ((None, value),):
+                add((name, place), [number] * len(report))
+        for name, column in report.columns.items():
+            if name != leave_out and lengths.setdefault(name, None) is None:
+                add((name, None), column)
+        seen += len(report)
+    for key in columns:
+        add(key, ())
+    means = dict(zip(columns, _means(list(columns.values()), weights_of(reports)), strict=True))
+    return MetricRecord(
+        {
+            name: means[name, None] if length is None else [means[name, place] for place in range(length)]
+            for name, length in lengths.items()
+        }
+    )
+
+
+def _means(columns: Sequence[Sequence[float]], weights_K: NDArray[np.float64]) -> list[float]:
+    """Give the weighted mean of each column over the entries that are not NaN, unweighted where theirs are all zero."""
+    if not columns:
+        return []
+    values_MK = np.array(columns, np.float64)
+    missing_MK = np.isnan(values_MK)
+    if missing_MK.any():
+        values_MK[missing_MK] = 0.0  # adding a zero changes no bit of a sum
+        weights_MK = np.where(missing_MK, 0.0, weights_K)
+    else:
+        weights_MK = weights_K[None]
+    with np.errstate(all="ignore"):
+        total_M = added_up(weights_MK)
+        means_M = added_up(values_MK * (weights_MK / total_M[:, None]))
+        if (nothing_M := total_M <= 0.0).any():
+            means_M = np.where(nothing_M, added_up(values_MK) / (~missing_MK).sum(axis=1), means_M)
+    return [float(mean) for mean in means_M]
+
+
+def added_up(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the sums over the last axis, added one after another: the bits of a loop over floats, which ``sum`` lacks.
+
+    (numpy's adds in pairs, and Python's compensates from 3.12 on.)
+    """
+    return np.add.accumulate(numbers, axis=-1)[..., -1] + 0.0  # a loop starts at 0.0, which has no minus sign
