@@ -1,8 +1,8 @@
 """What a round costs in the process that drives it, apart from workers: ``python -m benchmarks driver``.
 
 Rounds of the whole loop (cohort, blocks, answers, admission, metrics, mean, the server's step, rows in the run folder)
-for cohorts of several sizes, all of the clients registered, with the model ``lin`` of workload W. Workers are stood in
-for by answers made beforehand; ``--engine ray`` or ``inline`` takes real ones. Either way the time that the executor of
+for cohorts of several sizes, all of the clients registered, with a model of workload W. Workers are stood in for by
+answers that cost nothing; ``--engine ray`` or ``inline`` takes real ones. Either way the time that the executor of
 tasks takes is not counted: it is the workers' and that of the messages to them.
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.workload import BATCH, EXAMPLES, LR, MOMENTUM
+from benchmarks.workload import BATCH, EXAMPLES, LR, MODELS, MOMENTUM
 
 COHORTS = (100, 1000, 10_000)
 WARM_UP = 5
@@ -78,7 +78,7 @@ class Answers:
         """Nothing to give back."""
 
 
-def rounds(clients: int, count: int, engine: str) -> dict[str, float]:
+def rounds(clients: int, count: int, engine: str, model: str = "lin") -> dict[str, float]:
     """Run rounds; give the median milliseconds of each part of the driver's work in one."""
     from functools import partial
 
@@ -102,7 +102,7 @@ def rounds(clients: int, count: int, engine: str) -> dict[str, float]:
     from fedmomentum.strategies.records import record
 
     spec = ClientSpec(
-        model=ModelSpec("logistic", (1, 28, 28), 10),
+        model=ModelSpec(MODELS[model], (1, 28, 28), 10),
         optimizer={"name": "heavy_ball", "lr": LR, "momentum": MOMENTUM},
         batch_size=BATCH,
     )
@@ -172,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine", choices=("none", "inline", "ray"), default="none", help="who does the work")
     parser.add_argument("--cohorts", type=int, nargs="+", default=COHORTS, help="clients a round")
     parser.add_argument("--rounds", type=int, default=100, help="of each cohort")
+    parser.add_argument("--model", choices=("lin", "mlp"), default="lin", help="of workload W")
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args(arguments)
     os.environ.update(FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1", RAY_USAGE_STATS_ENABLED="0")
@@ -183,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = {}
     for clients in options.cohorts:
         gc.collect()
-        found[clients] = rounds(clients, options.rounds, options.engine)
+        found[clients] = rounds(clients, options.rounds, options.engine, options.model)
         print(f"| {clients:,} | {' | '.join(f'{ms:.2f}' for ms in found[clients].values())} |", flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")

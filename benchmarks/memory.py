@@ -1,4 +1,4 @@
-"""The memory of a process and its descendants, looked at while something runs."""
+"""The memory of a process and its descendants, looked at while something runs (on Linux)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ import psutil
 class Peaks:
     """The largest memory seen meanwhile, in bytes.
 
-    ``driver``: of this process alone (pages that it has written and nobody else has: not those of libraries, which are
-    its own or not as other programs come and go). ``worker``: the same of its largest worker. ``total``: of this
-    process and all its descendants, pages that several share counted once.
+    ``driver``: of this process alone (pages that it has written; not those of libraries, which are its own or not as
+    other programs come and go, and not shared memory). ``worker``: the same of its largest worker. ``total``: of this
+    process and all its descendants, pages that several share counted once, and all shared memory that the machine has
+    beyond what it had at first, whoever has looked at it.
     """
 
     def __init__(self, period: float = 0.05) -> None:
         """Look every ``period`` seconds."""
         self.found = {"driver": 0, "worker": 0, "total": 0}
         self._period, self._over = period, threading.Event()
+        self._before = _shared()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
@@ -44,22 +46,28 @@ class Peaks:
             self._look(own)
 
     def _look(self, own: psutil.Process) -> None:
-        total = 0
+        total = _shared() - self._before
         for process in [own, *own.children(recursive=True)]:
             try:
-                pss, written = _pages(process.pid)
-                name = process.name()
+                used, name = _fields(f"{process.pid}/smaps_rollup"), process.name()
             except (psutil.Error, OSError):
                 continue
-            total += pss
+            if "Pss" not in used:  # it has just ended
+                continue
+            total += used["Pss"] - used["Pss_Shmem"]
             kind = "driver" if process == own else "worker" if name.startswith("ray::") else ""
             if kind:
-                self.found[kind] = max(self.found[kind], written)
+                self.found[kind] = max(self.found[kind], used["Anonymous"])
         self.found["total"] = max(self.found["total"], total)
 
 
-def _pages(process: int) -> tuple[int, int]:
-    """Give a process's share of all its pages, and those that it alone has and has written, in bytes (Linux)."""
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
-    sizes = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines}
-    return sizes["Pss"], sizes["Private_Dirty"]
+def _shared() -> int:
+    """Give the bytes of shared memory that this machine has."""
+    return _fields("meminfo")["Shmem"]
+
+
+def _fields(file: str) -> dict[str, int]:
+    """Give the named numbers of a file in ``/proc``, in bytes."""
+    lines = (Path("/proc") / file).read_text().splitlines()
+    words = [line.split() for line in lines if line.endswith("kB")]
+    return {first.rstrip(":"): 1024 * int(number) for first, number, *_ in words}

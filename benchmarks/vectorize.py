@@ -1,10 +1,11 @@
 """What the recorded rules of ``vectorize: auto`` rest on: where which way of training a dense client is the faster one.
 
-``python -m benchmarks.vectorize [orders] [products] [stacking] [dual] [convolved] [bare] [--repeats 5]``. Times are
-processor time of one thread, the shortest of interleaved repeats, so that a busy machine changes them little; a ratio
-above 1 says that the second way is the faster one. The figures settle ``NARROW`` (orders), whether
-``clients/linear.py`` pays (products), ``STACK_LIMIT`` (stacking), ``EXAMPLES_PER_UNIT``, ``KEPT_EXAMPLES`` and
-``KEPT_PER_OUTPUT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare`` compares a worker with a plain loop.
+``python -m benchmarks.vectorize [orders] [products] [stacking] [dual] [convolved] [bare] [worker] [--repeats 5]``.
+Times are processor time of one thread, the shortest of interleaved repeats (``worker``: the median), so that a busy
+machine changes them little; a ratio above 1 says that the second way is the faster one. The figures settle ``NARROW``
+(orders), whether ``clients/linear.py`` pays (products), ``STACK_LIMIT`` (stacking), ``EXAMPLES_PER_UNIT``,
+``KEPT_EXAMPLES`` and ``KEPT_PER_OUTPUT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare`` compares a worker with a
+plain loop, and ``worker`` takes one apart.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -28,6 +30,7 @@ from fedmomentum.clients import dual as dual_form
 from fedmomentum.clients import gram, stacked
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import to_arrays
+from fedmomentum.clients.examples import ALIGNMENT
 from fedmomentum.clients.linear import linear
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.worker import Worker
@@ -191,36 +194,72 @@ def _convolution_task(shape: Sequence[int], model: dict[str, object], batch: int
 def bare(repeats: int) -> None:
     """A plain torch loop against a worker of ours, workload W, a client."""
     print("| model | precision | plain loop ms | ours ms | ratio |\n|---|---|---|---|---|")
-    clients = 50
-    parts = [client_data(c) for c in range(clients)]
-    x, y = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
-    dataset = Dataset(name="W", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
-    data = FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES))
-    tensors = [tuple(torch.from_numpy(a) for a in part) for part in parts]
+    clients, data = 50, _workload(50)
+    tensors = [tuple(torch.from_numpy(a) for a in client_data(c)) for c in range(clients)]
     for model, precision in (("lin", "float32"), ("mlp", "float32"), ("cnn", "float32"), ("cnn", "bf16")):
-        spec = ClientSpec(
-            model=ModelSpec(MODELS[model], (1, 28, 28), 10),
-            optimizer={"name": "heavy_ball", "lr": LR, "momentum": MOMENTUM},
-            batch_size=BATCH,
-            precision=precision,  # type: ignore[arg-type]
-        )
-        worker, module = Worker(spec, data), network(model)
-        sent = {"arrays": to_arrays(worker.network.tree())}
-        task = BlockTask(index=0, kind="train", round=1, clients=tuple(range(clients)))
+        module, block = network(model), _block(model, data, precision)
 
         def loop(module: torch.nn.Module = module) -> None:
             for client, (a, b) in enumerate(tensors):
                 train(module, a, b, np.random.default_rng(client))
 
-        ways = (loop, partial(worker.run, task, sent))
+        ways = (loop, block)
         a, b = (1e3 * t / clients for t in fastest(ways, repeats))
         print(f"| {model} | {precision} | {a:.3f} | {b:.3f} | {a / b:.2f} |", flush=True)
+
+
+def _workload(clients: int) -> FederatedData:
+    """Give the data of workload W in memory that begins as a shared one does; elsewhere each block would copy them."""
+    parts = [client_data(c) for c in range(clients)]
+    x, y = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
+    room = np.empty(x.nbytes + ALIGNMENT, np.uint8)
+    begin = -room.ctypes.data % ALIGNMENT
+    aligned = room[begin : begin + x.nbytes].view(x.dtype).reshape(x.shape)
+    aligned[:] = x
+    dataset = Dataset(name="W", x=aligned, y=y, test_x=x[:1], test_y=y[:1], classes=10)
+    return FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES))
+
+
+def _block(model: str, data: FederatedData, precision: str = "float32") -> Callable[[], object]:
+    """Give what trains all clients of workload W in one block."""
+    spec = ClientSpec(
+        model=ModelSpec(MODELS[model], (1, 28, 28), 10),
+        optimizer={"name": "heavy_ball", "lr": LR, "momentum": MOMENTUM},
+        batch_size=BATCH,
+        precision=precision,  # type: ignore[arg-type]
+    )
+    worker = Worker(spec, data)
+    sent = {"arrays": to_arrays(worker.network.tree())}
+    task = BlockTask(index=0, kind="train", round=1, clients=tuple(range(data.clients)))
+    return partial(worker.run, task, sent)
+
+
+def worker_parts(repeats: int) -> None:
+    """What a worker needs for a block of 50 clients, workload W: the products with all inputs, and the rest."""
+    print("| model | block ms | two products ms | the rest ms |\n|---|---|---|---|")
+    data, spent, product = _workload(50), [0.0], dual_form.linear
+
+    def counted(*operands: Any) -> torch.Tensor:
+        began = time.process_time()
+        result = product(*operands)
+        spent[0] += time.process_time() - began
+        return result
+
+    for model in ("lin", "mlp"):
+        block, found = _block(model, data), []
+        with mock.patch.object(dual_form, "linear", counted):
+            for _ in range(10 * repeats):
+                spent[0], began = 0.0, time.process_time()
+                block()
+                found.append((1e3 * (time.process_time() - began), 1e3 * spent[0]))
+        whole, both = np.median(found, axis=0)
+        print(f"| {model} | {whole:.2f} | {both:.2f} | {whole - both:.2f} |", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables."""
     parts = {"orders": orders, "products": products, "stacking": stacking, "dual": dual}
-    parts |= {"convolved": convolved, "bare": bare}
+    parts |= {"convolved": convolved, "bare": bare, "worker": worker_parts}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[[], *parts], default=[])
     parser.add_argument("--repeats", type=int, default=5)

@@ -108,7 +108,8 @@ class StackedPlan:
 def pad(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Give ``[steps, K, batch]`` with -1 wherever a client has no example."""
     if all(r.shape == rows[0].shape for r in rows):
-        return np.stack(rows, 1)
+        table_KSB = np.concatenate(rows).reshape(len(rows), *rows[0].shape)
+        return np.ascontiguousarray(table_KSB.swapaxes(0, 1))
     shape = (max(len(r) for r in rows), len(rows), max(r.shape[1] for r in rows))
     table = np.full(shape, -1, dtype=np.int64)
     for k, r in enumerate(rows):

@@ -170,8 +170,9 @@ def outputs(z: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
         off = z - goal.target
         weighed = off * goal.share
         return weighed.mT, 0.5 * (off * weighed).sum((1, 2))
-    loss = torch.log_softmax(z, 1).mul_(goal.target).sum((1, 2)).neg_()
-    return torch.softmax(z, 1).mul_(goal.share).sub_(goal.target).mT, loss
+    log = torch.log_softmax(z, 1)
+    loss = (log * goal.target).sum((1, 2)).neg_()
+    return log.exp_().mul_(goal.share).sub_(goal.target).mT, loss
 
 
 def back(below: Layer, weight: Tensor, before: Tensor, dz: Tensor, into: Tensor | None = None) -> Tensor:

@@ -169,8 +169,10 @@ class _Hidden:
                 _add_product(z, gram, back_KPU[:active, :before])
                 if pull_RU is not None:
                     z.add_(inner.choose(pull_RU, at, active), alpha=ages.glide(at))
-            here = {name: t[:active] for name, t in self.params_K.items()}
-            ball = self._ball_K and {name: t[:active] for name, t in self._ball_K.items()}
+            here, ball = self.params_K, self._ball_K
+            if active < clients:
+                here = {name: t[:active] for name, t in here.items()}
+                ball = ball and {name: t[:active] for name, t in ball.items()}
             h, goals = z.relu_() if self._first.relu else z, self._goals.at(begin + at, active)
             below = Below(self._first, back_KPU[:active, before : before + batch])
             loss = momentum_step(self._above, here, ball, h, goals, self._lr, self._beta, below=below)

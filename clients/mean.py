@@ -22,12 +22,11 @@ class RunningMean:
         self.weight = 0.0
         self._sums: Tree = {}
         self._dtypes: Tree = {}
+        self._alone: tuple[Mapping[str, Tensor], float] | None = None
 
     def add(self, tree: Mapping[str, Tensor], weight: float) -> None:
         """Add one model with its weight."""
-        if not self._sums:
-            self._sums = {name: torch.zeros_like(x, dtype=torch.float64) for name, x in tree.items()}
-            self._dtypes = {name: x.new_empty(0) for name, x in tree.items()}
+        self._begin(tree)
         for name, total in self._sums.items():
             total.add_(tree[name].detach(), alpha=weight)
         self.weight += weight
@@ -37,18 +36,30 @@ class RunningMean:
     ) -> None:
         """Add K stacked models ``[K, *shape]`` with weights ``[K]``; of some tensors their mean is all there is."""
         wide_K, means = weights_K.to(torch.float64), means or {}
-        weight = float(wide_K.sum())
-        if not self._sums:
-            whole = {name: x[0] for name, x in tree.items()} | dict(means)
-            self._sums = {name: torch.zeros_like(x, dtype=torch.float64) for name, x in whole.items()}
-            self._dtypes = {name: x.new_empty(0) for name, x in whole.items()}
-        for name, total in self._sums.items():
-            if name in means:
-                total.add_(means[name], alpha=weight)
-                continue
-            x = tree[name].detach()
+        weight, first = float(wide_K.sum()), not self._dtypes
+        stacked = {name: x.detach() for name, x in tree.items() if name not in means}
+        self._begin({name: x[0] for name, x in stacked.items()}, {} if first else means)
+        for name, x in stacked.items():
+            total = self._sums[name]
             total.add_((wide_K.to(x.device) @ x.reshape(x.shape[0], -1).to(torch.float64)).reshape(total.shape))
+        if first:  # a mean that stays alone is the mean
+            self._alone = means, weight
+            self._dtypes |= {name: x.new_empty(0) for name, x in means.items()}
+        else:
+            for name, x in means.items():
+                self._sums[name].add_(x, alpha=weight)
         self.weight += weight
+
+    def _begin(self, *trees: Mapping[str, Tensor]) -> None:
+        """Make room for sums of tensors like these, and begin it with the mean that was alone."""
+        for name, x in ((name, x) for tree in trees for name, x in tree.items()):
+            if name not in self._sums:
+                self._sums[name] = torch.zeros_like(x, dtype=torch.float64)
+                self._dtypes[name] = x.new_empty(0)
+        alone, self._alone = self._alone, None
+        if alone is not None:
+            for name, x in alone[0].items():
+                self._sums[name].add_(x, alpha=alone[1])
 
     def value(self) -> Tree | None:
         """Give the mean in the dtypes of what was added, once; None where the weights sum to nothing.
@@ -57,7 +68,7 @@ class RunningMean:
         """
         if self.weight <= 0.0:
             return None
-        mean: Tree = {}
+        mean: Tree = dict(self._alone[0]) if self._alone is not None else {}
         for name in list(self._sums):
             mean[name] = cast_like(self._sums.pop(name).div_(self.weight), self._dtypes[name])
         return mean

@@ -127,9 +127,13 @@ class StackedTrainer:
         """
         size = sum(p.numel() * p.element_size() for p in self.network.params.values())
         alike: list[tuple[list[int], bool]] = []
+        serves: dict[tuple[int, tuple[int, ...]], bool] = {}
         for client in clients:
-            n, (steps, batch) = counts[client], plans[client].shape
-            in_dual = dual is not None and (n <= self._grams.most or dual.pays(n, steps / -(-n // batch)))
+            n, shape = counts[client], plans[client].shape
+            in_dual = serves.get((n, shape))
+            if in_dual is None:
+                in_dual = dual is not None and (n <= self._grams.most or dual.pays(n, shape[0] / -(-n // shape[1])))
+                serves[n, shape] = in_dual
             if not alike or alike[-1][1] != in_dual or (in_dual and 2 * n <= counts[alike[-1][0][0]]):
                 alike.append(([], in_dual))
             alike[-1][0].append(client)

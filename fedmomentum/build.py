@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -320,9 +321,9 @@ def build_early(federation: Federation, coming: Callable[[], RayPool | None]) ->
         pool = coming()
         return None if pool is None else build_executor(federation, pool)  # type: ignore[return-value]
 
-    facts: dict[str, object] = {"engine": "ray"}
-    if engine.workers != "auto":
-        facts["workers"] = engine.workers
+    # what Ray will most likely find: a round of a large model is cut for so many, to the same bits for any number
+    workers = max(1, int((os.cpu_count() or 1) / engine.cpus)) if engine.workers == "auto" else engine.workers
+    facts: dict[str, object] = {"engine": "ray", "workers": workers}
     return EarlyExecutor(partial(Worker, federation.spec), federation.data, later=later, facts=facts)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fedmomentum import scenario as scenarios
 from fedmomentum.errors import UserError
 from fedmomentum.events import End, Listener, RoundEnd, Start
+from fedmomentum.garbage import no_search, set_aside
 from fedmomentum.interrupts import StopAfterRound
 from fedmomentum.runs import Recorder, RunFolder, provenance
 from fedmomentum.runs.atomic import NotWrittenError, writing
@@ -115,7 +116,8 @@ class Course(ABC):
     def go(self) -> Result:
         """Run every arm, then draw the pictures and check the claims."""
         try:
-            checksums = self.prepare()
+            with no_search():
+                checksums = self.prepare()
             from fedmomentum.trackers import prepare
 
             trackers = [prepare(name) for name in self.loaded.scenario.trackers]
@@ -127,7 +129,8 @@ class Course(ABC):
             self.result = Result(self.loaded.scenario.name, self.folder.path)
             try:
                 try:
-                    self._arms()
+                    with set_aside():
+                        self._arms()
                 finally:
                     release(self.folder)
             except NotWrittenError as error:
@@ -200,8 +203,8 @@ class Rows:
         """Nothing to do."""
 
     def round_end(self, event: RoundEnd) -> None:
-        """Keep the row."""
-        self._rows.append(dict(event.metrics))
+        """Keep the row: the very one that listeners are told of, which nobody changes any more."""
+        self._rows.append(event.metrics if isinstance(event.metrics, dict) else dict(event.metrics))
 
     def end(self, event: End) -> None:
         """Nothing to do."""

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from flwr.app import Message, RecordDict
+from flwr.app import RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedmomentum.protocol import GRADIENT_QUERY
 from fedmomentum.strategies.admission import Expected, admit
 from fedmomentum.strategies.aggregation import weighted_mean
+from fedmomentum.strategies.broadcast import Broadcast
 from fedmomentum.trees import Tree
 
 
 def mean_gradient(
     grid: Grid,
     content: RecordDict,
-    nodes: Iterable[int],
+    nodes: Sequence[int],
     like: Mapping[str, NDArray[Any]],
     *,
     weighted_by: str,
@@ -37,7 +38,7 @@ def mean_gradient(
         uniform: count every client alike instead.
         timeout: seconds to wait.
     """
-    asked = [Message(content, dst_node_id=node, message_type=GRADIENT_QUERY) for node in nodes]
+    asked = Broadcast(content, nodes, GRADIENT_QUERY)
     found, _ = admit(grid.send_and_receive(asked, timeout=timeout), Expected(weighted_by, like))
     weights = [float(len(r.clients)) if uniform else r.weight for r in found]
     if sum(weights) <= 0:

@@ -15,6 +15,7 @@ from torch import Tensor
 from fedmomentum.optim import Rule, make_rule
 from fedmomentum.protocol import GRADIENT, RULE_STATE
 from fedmomentum.strategies import records
+from fedmomentum.strategies.broadcast import Broadcast
 from fedmomentum.strategies.carried import Carrying
 from fedmomentum.strategies.gradients import mean_gradient
 from fedmomentum.trees import Tree
@@ -108,10 +109,10 @@ class Mime(MimeLite):
         Raises:
             TimeoutError, ValueError: as for :class:`FedAvg`.
         """
-        messages = list(super().configure_train(server_round, arrays, config, grid))
-        if not messages:
+        messages = super().configure_train(server_round, arrays, config, grid)
+        if not isinstance(messages, Broadcast) or not messages:
             return messages
-        content = messages[0].content
+        content = messages.content
         query = RecordDict({name: content[name] for name in (self.arrayrecord_key, self.configrecord_key)})
         found = mean_gradient(
             grid,

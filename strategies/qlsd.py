@@ -18,6 +18,7 @@ from fedmomentum.protocol import MASK_KEY, REFERENCE, VALUES
 from fedmomentum.samplers.ravel import ravel, unravel
 from fedmomentum.samplers.sparse import filled, kept_count
 from fedmomentum.strategies import records
+from fedmomentum.strategies.broadcast import Broadcast
 from fedmomentum.strategies.carried import Carrying
 from fedmomentum.strategies.gradients import mean_gradient
 from fedmomentum.strategies.sampling import server_noise
@@ -86,12 +87,12 @@ class QLSD(Carrying):
         Raises:
             TimeoutError, ValueError: as for :class:`FedAvg`.
         """
-        messages = list(super().configure_train(server_round, arrays, config, grid))
+        messages = super().configure_train(server_round, arrays, config, grid)
         now = self.round + 1
         due = _ANCHOR not in self._carried or (self.refresh > 0 and (now - 1) % self.refresh == 0)
-        if not messages or not self.star or not due:
+        if not isinstance(messages, Broadcast) or not messages or not self.star or not due:
             return messages
-        content = messages[0].content
+        content = messages.content
         query = RecordDict({name: content[name] for name in (self.arrayrecord_key, self.configrecord_key)})
         found = mean_gradient(
             grid,

@@ -2,13 +2,15 @@
 
 An ``Array`` holds the bytes of a ``.npy`` file. Reading one through ``numpy.load`` copies twice and parses the header
 as Python source each time; here the header is parsed once for each distinct one, and the numbers are viewed in place.
+Within the engine nobody looks at these bytes: a record of ours holds the numbers, and makes an ``Array`` of them when
+somebody asks for it (:class:`Unread`).
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from functools import lru_cache
 from io import BytesIO
 from types import MappingProxyType
@@ -64,9 +66,97 @@ def view(array: Array) -> NDArray[Any]:
             raise ValueError(f"{len(data) - start} bytes where {count * dtype.itemsize} make an array {list(shape)}")
         flat = np.frombuffer(data, dtype, count=count, offset=start)
         numbers = flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+    return _real(numbers)
+
+
+def _real(numbers: NDArray[Any]) -> NDArray[Any]:
     if numbers.dtype.kind not in "biuf":
         raise ValueError(f"it holds {numbers.dtype}, not real numbers")
     return numbers if numbers.dtype.isnative else numbers.astype(numbers.dtype.newbyteorder("="))
+
+
+class Unread(MutableMapping[str, Array]):
+    """Named Arrays, each made of its numbers when it is looked at; what a record keeps in place of a dict.
+
+    Args:
+        entries: Arrays, and numbers that nobody will write to.
+    """
+
+    def __init__(self, entries: Mapping[str, NDArray[Any] | Array] | Mapping[str, Array]) -> None:
+        """Take entries."""
+        given = entries._entries if isinstance(entries, Unread) else entries
+        self._entries: dict[str, NDArray[Any] | Array] = {
+            name: x if isinstance(x, Array) else _read_only(x) for name, x in given.items()
+        }
+
+    def __getitem__(self, name: str) -> Array:
+        """Give an Array, from now on the same one."""
+        x = self._entries[name]
+        if not isinstance(x, Array):
+            x = self._entries[name] = array(x)
+        return x
+
+    def __setitem__(self, name: str, value: Array) -> None:
+        """Put an Array in its place."""
+        self._entries[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        """Take one out."""
+        del self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether there is one of that name, and make none."""
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the names."""
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        """Give how many there are."""
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        """Give the text of a dict."""
+        return repr(dict(self))
+
+    def __reduce__(self) -> tuple[type[dict[str, Array]], tuple[dict[str, Array]]]:
+        """Leave this process as a dict: where it comes to, this class need not be."""
+        return dict, (dict(self),)
+
+    def copy(self) -> Unread:
+        """Give another mapping of the same entries."""
+        return Unread(self)
+
+    def entry(self, name: str) -> NDArray[Any] | Array:
+        """Give an entry as it is."""
+        return self._entries[name]
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Give the numbers of an entry.
+
+        Raises:
+            ValueError, TypeError: as for :func:`view`.
+        """
+        x = self._entries[name]
+        return view(x) if isinstance(x, Array) else _real(x)
+
+
+def unread(entries: Mapping[str, NDArray[Any] | Array]) -> ArrayRecord:
+    """Give a record of numbers that nobody will write to: no copy is made, and no Array before it is looked at."""
+    out = ArrayRecord()
+    out.__dict__["_data"] = Unread(entries)
+    return out
+
+
+def _read_only(numbers: NDArray[Any]) -> NDArray[Any]:
+    out = numbers.view()
+    out.flags.writeable = False
+    return out
+
+
+def _entries_of(record: Mapping[str, Array]) -> Mapping[str, Array]:
+    return record.__dict__["_data"] if isinstance(record, ArrayRecord) else record
 
 
 def views(record: Mapping[str, Array]) -> Views:
@@ -76,9 +166,10 @@ def views(record: Mapping[str, Array]) -> Views:
         ValueError: a tensor cannot be read; the message names it.
     """
     out: Views = {}
-    for name, array in record.items():
+    entries = _entries_of(record)
+    for name in entries:
         try:
-            out[name] = view(array)
+            out[name] = entries.read(name) if isinstance(entries, Unread) else view(entries[name])
         except Exception as error:  # a client sent these bytes, and numpy has many ways to choke on bad ones
             raise ValueError(f"tensor '{name}' cannot be read: {error}") from error
     return out
@@ -104,14 +195,19 @@ def record(
     """Give the ArrayRecord of named tensors or arrays: the very bytes that Flower's own conversion gives.
 
     Args:
-        tensors: by name.
-        made: Arrays by name; one whose memory a tensor lies in is taken as it is.
+        tensors: by name; they are copied, once.
+        made: Arrays by name, of a record; one whose memory a tensor lies in is taken as it is.
     """
-    out: dict[str, Array] = {}
-    for name, x in tensors.items():
-        numbers = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
-        out[name] = made[name] if name in made and _holds(made[name], numbers) else array(numbers)
-    return filled(ArrayRecord(), out)
+    arrays = {name: x.detach().cpu().numpy() if isinstance(x, Tensor) else x for name, x in tensors.items()}
+    small = sum(x.nbytes for x in arrays.values()) < LARGE
+    held = Unread(_entries_of(made))
+    entries: dict[str, NDArray[Any] | Array] = {}
+    for name, x in arrays.items():
+        if name in held and _same(held.read(name), x):
+            entries[name] = held.entry(name)
+        else:  # of a large model one copy is made, whoever looks at it; of a small one each look may cost another
+            entries[name] = np.array(x, order="C") if small else array(x)
+    return unread(entries)
 
 
 def array(numbers: NDArray[Any]) -> Array:
@@ -125,7 +221,8 @@ def array(numbers: NDArray[Any]) -> Array:
 def filled(record: Record, entries: Mapping[str, Any]) -> Record:
     """Put entries of the right types into a record of Flower's: each costs microseconds when it is assigned.
 
-    The one private name of Flower that strategies know; ``tests/simulation/test_parts.py`` notices when it moves.
+    Where a record keeps them is the one private name of Flower that strategies know, here and in :func:`unread`;
+    ``tests/simulation/test_parts.py`` notices when it moves.
     """
     record.__dict__["_data"].update(entries)
     return record
@@ -136,7 +233,6 @@ def of_kind(content: RecordDict, kind: type[Record]) -> dict[str, Record]:
     return {name: record for name, record in content.items() if isinstance(record, kind)}
 
 
-def _holds(made: Array, numbers: NDArray[Any]) -> bool:
-    held = view(made)
+def _same(held: NDArray[Any], numbers: NDArray[Any]) -> bool:
     same = held.dtype == numbers.dtype and held.shape == numbers.shape and held.ctypes.data == numbers.ctypes.data
     return same and held.flags.c_contiguous and numbers.flags.c_contiguous

@@ -6,10 +6,13 @@ Flower starts a process for each message. It imports next to nothing of ours: th
 
 from __future__ import annotations
 
+from logging import WARNING
+
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from flwr.common import log
 
-from fedmomentum.deployment.handover import Asked, Kind, resident
+from fedmomentum.deployment.handover import Asked, Done, Kind, NobodyStaysError, resident
 from fedmomentum.protocol import GRADIENT_QUERY
 
 app = ClientApp()
@@ -41,12 +44,21 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _reply(message: Message, context: Context, kind: Kind) -> Message:
     asked = Asked(kind, message.content, context.state, dict(context.node_config), dict(context.run_config))
-    there = resident(asked, context.run_id, context.node_id)
-    if there is not None:
-        done = there.work(asked)
-    else:
+    done = _handed_over(asked, context)
+    if done is None:
         from fedmomentum.deployment.desk import Desk
 
         done = Desk().work(asked)
     context.state = done.state
     return Message(done.content, reply_to=message)
+
+
+def _handed_over(asked: Asked, context: Context) -> Done | None:
+    there = resident(asked, context.run_id, context.node_id)
+    if there is None:
+        return None
+    try:
+        return there.work(asked)
+    except NobodyStaysError as error:
+        log(WARNING, "data are read anew for this message, for no process can stay: %s", error)
+        return None

@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ FLOWERS = "flwr-clientapp"
 """Flower's command for one message: elsewhere (its simulation, a test) a process stays by itself."""
 MAKE_ROOM = b""
 """In place of a message: who has not worked for a while may end."""
+PATIENCE = 10.0
+"""Seconds to wait for another process that looks for its own; it takes some milliseconds."""
 _LENGTH = struct.Struct("<Q")
 _CREDENTIALS = struct.Struct("3i")
 """Process, user and group of a peer, as Linux gives them."""
@@ -61,6 +64,10 @@ class ResidentLostError(RuntimeError):
     """The process that stays ended while it was at a message, and the one after it too."""
 
 
+class NobodyStaysError(Exception):
+    """No process can be started that stays, or reached; nothing has been asked of any."""
+
+
 class Resident:
     """The process that stays for a node and a run; it is started when there is none.
 
@@ -80,13 +87,11 @@ class Resident:
         message given to its successor.
 
         Raises:
-            Exception: what was raised there; or ResidentLostError.
+            Exception: what was raised there; or ResidentLostError, or NobodyStaysError.
         """
         request = pickle.dumps(asked, protocol=5)
         for _ in range(2):
-            with room() as place, self._reached(place) as line:
-                if not same_user(line):
-                    raise PermissionError(f"the socket {self.name} is another user's")
+            with self._reached() as line:
                 with suppress(OSError):
                     send(line, request)
                 answer = receive(line)
@@ -97,21 +102,25 @@ class Resident:
                 assert isinstance(done, Done)
                 return done
             log(WARNING, "the process that works for this node has ended while it was at a message")
-        raise ResidentLostError("the process that works for this node was killed twice while it was at this message")
+        raise ResidentLostError(
+            "the process that works for this node ended twice while it was at this message; its log may say why, "
+            "and resident=false in its config does without that process"
+        )
 
-    def _reached(self, place: int) -> socket.socket:
-        """Give a connection to it, in a folder that is open."""
-        fcntl.flock(place, fcntl.LOCK_EX)  # two messages must not both find nobody and begin to listen
+    def _reached(self) -> socket.socket:
+        """Give a connection to it."""
         try:
-            line = knock(place, self.name)
-            if line is None:
-                self._start(place)
+            with room() as place:
+                _lock(place)  # two messages must not both find nobody and begin to listen
                 line = knock(place, self.name)
-            if line is None:
-                raise ResidentLostError("the process that works for this node ended as it began")
-            return line
-        finally:
-            fcntl.flock(place, fcntl.LOCK_UN)
+                if line is None:
+                    self._start(place)
+                    line = knock(place, self.name)
+        except OSError as error:
+            raise NobodyStaysError(str(error)) from error
+        if line is None or not same_user(line):
+            raise NobodyStaysError("it ended as it began" if line is None else "its socket is another user's")
+        return line
 
     def _start(self, place: int) -> None:
         sweep(place, f"{self.parent}-")
@@ -146,13 +155,6 @@ def resident(asked: Asked, run: int, node: int) -> Resident | None:
         __version__, __file__, sys.executable, parent, run, node,
         sorted(asked.node_config.items()), sorted(asked.run_config.items()),
     )  # fmt: skip
-    try:
-        with room():
-            pass
-        os.close(os.pidfd_open(parent))
-    except OSError as error:
-        log(WARNING, "data are read anew for each message, for no process can stay: %s", error)
-        return None
     return Resident(f"{parent}-{hashlib.sha256(repr(known).encode()).hexdigest()[:32]}", parent)
 
 
@@ -177,6 +179,18 @@ def room() -> Iterator[int]:
         yield place
     finally:
         os.close(place)
+
+
+def _lock(place: int) -> None:
+    """Be the only one in the folder until it is closed; whoever stands still in there is not waited for."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def knock(place: int, name: str) -> socket.socket | None:

@@ -221,8 +221,13 @@ def _line(row: Mapping[str, object]) -> str:
 
 
 def _entries(column: Sequence[float]) -> list[str]:
-    """Give the texts of numbers: those of the whole list, taken apart."""
-    return _text(list(column))[1:-1].split(", ") if len(column) else []
+    """Give the texts of numbers: those of the whole list, taken apart; of equal ones that of the first."""
+    if not len(column):
+        return []
+    numbers = list(column)
+    if numbers[0] and len(set(map(type, numbers))) == 1 and len(set(numbers)) == 1:  # zeros have signs
+        return [_text(numbers[0])] * len(numbers)
+    return _text(numbers)[1:-1].split(", ")
 
 
 def sync(path: Path) -> None:

@@ -80,7 +80,10 @@ class EarlyExecutor:
         return self._there if self._over else None
 
     def _worker(self) -> _Here:
-        self._here = self._here or _Here(self._make)
+        if self._here is None:
+            self._here = _Here(self._make)
+            # first weights come from the generator that torch has for all threads: nobody else may draw meanwhile
+            self._here.submit(lambda worker: None).result()
         return self._here
 
     def run(self, tasks: Sequence[Any], payload: Any, *, timeout: float | None = None) -> list[Any]:

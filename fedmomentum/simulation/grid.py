@@ -41,8 +41,7 @@ from fedmomentum.simulation.faults import Faults, Outcome
 from fedmomentum.simulation.memory import ClientMemory
 from fedmomentum.strategies.broadcast import Broadcast
 from fedmomentum.strategies.records import array as to_array
-from fedmomentum.strategies.records import filled, of_kind, views
-from fedmomentum.strategies.records import record as to_record
+from fedmomentum.strategies.records import filled, of_kind, unread, views
 from fedmomentum.trees import State
 
 _RUN_IDS = count(1)
@@ -303,7 +302,7 @@ class SimulationGrid(BaseGrid):
             for name, column in members.items():
                 if name not in ("client", NUM_EXAMPLES):
                     metrics[name] = float(weights @ np.asarray(column)) / total if total > 0 else 0.0
-            means = {name: to_record(arrays) for name, arrays in (result.mean or {}).items()}
+            means = {name: unread(arrays) for name, arrays in (result.mean or {}).items()}
             table = flower.table(dict(members) | {"client": clients})
             content = filled(
                 RecordDict(), {METRICS: filled(MetricRecord(), metrics), **means, **folded, MEMBERS: table}
@@ -312,7 +311,7 @@ class SimulationGrid(BaseGrid):
         replies = []
         for position, client in enumerate(clients):
             numbers = {name: float(column[position]) for name, column in members.items() if name != "client"}
-            own = {name: to_record(arrays) for name, arrays in (result.each[position] if result.each else {}).items()}
+            own = {name: unread(arrays) for name, arrays in (result.each[position] if result.each else {}).items()}
             content = filled(RecordDict(), {METRICS: filled(MetricRecord(), numbers), **own})
             replies.append(flower.reply(mail.to(client), content))
         return replies

@@ -1,4 +1,4 @@
-"""A local Ray of those parts alone that actors need: the others take a third of its start, and of its end."""
+"""A local Ray of those parts alone that actors need: the others cost time when it starts and when it ends."""
 
 from __future__ import annotations
 

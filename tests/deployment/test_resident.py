@@ -14,16 +14,17 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 
 from fedmomentum import scenario as scenarios
 from fedmomentum.build import build
 from fedmomentum.data import load
-from fedmomentum.deployment import handover
+from fedmomentum.deployment import clientapp, handover
 from fedmomentum.deployment import resident as staying
 from fedmomentum.deployment.desk import Desk
 from fedmomentum.deployment.handover import FLOWERS, Asked, Resident, knock, resident, room, same_user, send
@@ -151,12 +152,11 @@ def test_a_failure_is_the_same_one_and_the_next_message_meets_another_process(no
 def test_it_ends_when_nobody_waits_for_what_it_is_at(node, tmp_path):
     own(tmp_path, 60)
     endless = asked(tmp_path, client={"optimizer": {"name": "sgd", "lr": 0.01}, "batch_size": 1, "epochs": 10**6})
-    with room() as place:
-        with node._reached(place) as line:
-            send(line, handover.pickle.dumps(endless))
-            time.sleep(0.1)
-            (pid,) = find()
-        ended(lambda: pid in find())
+    with node._reached() as line:
+        send(line, handover.pickle.dumps(endless))
+        time.sleep(0.1)
+        (pid,) = find()
+    ended(lambda: pid in find())
     assert find() == []
 
 
@@ -255,6 +255,15 @@ def test_only_flowers_process_for_a_message_hands_it_over(lobby, tmp_path, monke
     assert resident(replace(question, node_config={"resident": False}), 1, 2) is None
     monkeypatch.setattr(sys, "argv", [FLOWERS, "--allow-runtime-dependency-installation"])
     assert resident(question, 1, 2) is None, "what Flower installed goes with the process of the message"
+
+
+def test_where_no_process_can_stay_the_one_of_the_message_works(lobby, tmp_path, monkeypatch):
+    own(tmp_path, 60)
+    question = asked(tmp_path, "join")
+    with room():
+        lobby.chmod(0o755)
     monkeypatch.setattr(sys, "argv", [FLOWERS])
-    lobby.chmod(0o755)
-    assert resident(question, 1, 2) is None, "it works here rather than in a folder that others may enter"
+    monkeypatch.setattr(clientapp, "Message", lambda content, reply_to: content)
+    context = Context(1, 2, dict(question.node_config), RecordDict(), dict(question.run_config))
+    answer = clientapp.join(SimpleNamespace(content=question.content), context)
+    assert Answer.of(answer).examples == 60 and not find()

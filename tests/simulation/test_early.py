@@ -89,9 +89,14 @@ def test_a_block_that_has_begun_here_ends_here_while_the_others_run_elsewhere():
             done_there.set()
             return "there", task
 
+    before = set(threading.enumerate())
     early = EarlyExecutor(Slow, later=lambda: Workers(Quick, when=begun.is_set))
     assert early.run([1, 2, 3], None) == [("here", 1), ("there", 2), ("there", 3)]
     assert early.run([4], None) == [("there", 4)]
+    until = time.monotonic() + 30
+    while set(threading.enumerate()) - before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert set(threading.enumerate()) <= before  # nobody is needed here any more
     early.close()
 
 

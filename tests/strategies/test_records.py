@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -60,3 +63,63 @@ def test_a_tensor_that_lies_in_an_array_is_not_copied_again():
     np.testing.assert_array_equal(again["counts"].numpy(), ARRAYS["counts"] + 1)
     turned = records.record({"matrix": tensors["matrix"].reshape(3, 2)}, held)
     assert turned["matrix"].shape == (3, 2)
+
+
+def unread_of(arrays=ARRAYS):
+    return records.unread({name: x for name, x in arrays.items() if x.dtype.isnative})
+
+
+def test_numbers_become_arrays_when_somebody_looks_and_the_bytes_are_flowers():
+    record, usual = unread_of(), ArrayRecord({n: Array(x) for n, x in ARRAYS.items() if x.dtype.isnative})
+    assert list(record) == list(usual) and len(record) == len(usual)
+    assert "matrix" in record and "nothing" not in record
+    assert all(np.shares_memory(x, ARRAYS[name]) for name, x in records.views(record).items() if x.size)
+    for name, x in records.views(record).items():
+        assert not x.flags.writeable
+        if name != "fortran":  # Flower writes it in its own order, ours is C
+            assert record[name].data == usual[name].data
+        np.testing.assert_array_equal(record[name].numpy(), usual[name].numpy())
+        assert record[name] is record[name]
+    assert {name: a.data for name, a in record.items() if name != "fortran"} == {
+        name: a.data for name, a in usual.items() if name != "fortran"
+    }
+
+
+def test_an_unread_record_can_be_changed_copied_and_sent_like_any_other():
+    record = unread_of({"matrix": ARRAYS["matrix"], "counts": ARRAYS["counts"]})
+    copy = record.copy()
+    record["matrix"] = Array(np.zeros(2))
+    del record["counts"]
+    assert {name: x.tolist() for name, x in records.views(record).items()} == {"matrix": [0, 0]}
+    with pytest.raises(KeyError):
+        record["counts"]
+    assert list(copy) == ["matrix", "counts"]
+    np.testing.assert_array_equal(records.views(copy)["matrix"], ARRAYS["matrix"])
+    usual = ArrayRecord({name: Array(ARRAYS[name]) for name in copy})
+    assert copy == usual and usual == copy and copy != record
+    sent = pickle.loads(pickle.dumps(copy))
+    assert sent == copy and type(vars(sent)["_data"]) is dict
+    assert type(vars(deepcopy(copy))["_data"]) is dict
+    with pytest.raises(TypeError):
+        copy["matrix"] = np.zeros(2)
+
+
+def test_an_unread_record_of_no_real_numbers_is_refused_when_it_is_read():
+    with pytest.raises(ValueError, match="tensor 'z' cannot be read: it holds complex128"):
+        records.views(records.unread({"z": np.zeros(2, complex)}))
+    assert records.views(records.unread({"big": ARRAYS["big"]}))["big"].dtype.isnative
+
+
+def test_a_model_does_not_change_when_the_tensors_do_that_it_was_made_of():
+    tensors = {"w": torch.ones(3)}
+    record = records.record(tensors)
+    tensors["w"].mul_(2.0)
+    assert records.views(record)["w"].tolist() == [1, 1, 1]
+
+
+def test_a_tensor_that_lies_in_an_unread_record_is_not_copied_again():
+    held = unread_of()
+    tensors = records.shared(records.views(held))
+    again = records.record(tensors | {"counts": tensors["counts"] + 1}, held)
+    assert np.shares_memory(records.views(again)["matrix"], ARRAYS["matrix"])
+    assert records.views(again)["counts"].tolist() == [1, 2, 3, 4]
