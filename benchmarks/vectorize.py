@@ -27,7 +27,7 @@ import torch
 from benchmarks.workload import BATCH, EXAMPLES, LR, MODELS, MOMENTUM, client_data, network, train
 from fedmomentum.clients import convolved as convolutions_by_hand
 from fedmomentum.clients import dual as dual_form
-from fedmomentum.clients import gram, stacked
+from fedmomentum.clients import gram, groups
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import to_arrays
 from fedmomentum.clients.examples import ALIGNMENT
@@ -268,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = [sys.executable, "-m", "benchmarks.vectorize", *(arguments or sys.argv[1:])]
         os.execve(sys.executable, words, {**os.environ, **WORKER_ENVIRONMENT})
     torch.set_num_threads(1)
-    print(f"stacked at a time: {stacked.STACK_BYTES:,} bytes of parameters, {dual_form.STACK_NUMBERS:,} in dual form")
+    print(f"stacked at a time: {groups.STACK_BYTES:,} bytes of parameters, {dual_form.STACK_NUMBERS:,} in dual form")
     for name in options.parts or parts:
         print(f"\n{name}: {parts[name].__doc__.strip()}\n")
         parts[name](options.repeats)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
-from fedmomentum.clients.batches import StackedPlan, pad, plans
+from fedmomentum.clients.batches import StackedPlan
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import Collector, Records
 from fedmomentum.clients.dense import Gradients, Layer, dense_gradients, goal, momentum_step, read_layers
-from fedmomentum.clients.dual import Dual, dual
+from fedmomentum.clients.dual import dual
 from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.fused import HeavyBall, heavy_ball
-from fedmomentum.clients.gram import Grams, Inner, Own, Seen, most_kept
+from fedmomentum.clients.groups import Group, Groups, Stage, examples_of
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.looped import FULL_BATCH
 from fedmomentum.clients.network import Network
@@ -28,24 +28,10 @@ from fedmomentum.clients.shelf import Shelf
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.models.objective import losses
 from fedmomentum.protocol import ARRAYS, GRADIENT
-from fedmomentum.streams import Streams, key
+from fedmomentum.streams import key
 from fedmomentum.trees import State, Tree, expand, stack, unstack
 
 _RULE = "rule/"
-
-STACK_BYTES = 8 << 20
-"""Parameters that are stacked at a time: past the share of the cache that a core has, operations wait for memory."""
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Clients that are stacked together, in falling order of their steps."""
-
-    clients: list[int]
-    plans: list[np.ndarray]
-    counts: list[int]
-    factor: float
-    """On the learning rate in this round."""
 
 
 class StackedTrainer:
@@ -67,11 +53,9 @@ class StackedTrainer:
         self._layers = read_layers(network.module) if self._ball is not None else None
         # the dual form writes out the gradient of the cross entropy
         self._dual = None if examples.data.numbers else dual(network.module, self._layers)
-        if self._dual is not None:
-            most = most_kept(examples.data.sizes, self._dual.units, spec.gram_memory)
-            self._grams = Grams(examples, bias=self._dual.first.bias is not None, most=most)
+        size = sum(p.numel() * p.element_size() for p in network.params.values())
+        self._groups = Groups(spec, examples, self._dual, size)
         self._classes = spec.model.classes
-        self._streams = Streams(spec.seed, "batches")
         self._local: tuple[float, LocalUpdate] | None = None
 
     def _loss(self, params: Tree, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
@@ -87,19 +71,17 @@ class StackedTrainer:
         """
         collector = Collector.of(task, records, self.shelf)
         local = self._local_of(factor)
-        counts = self._counts(task, examples, collector)
-        effort = (
-            None if task.effort is None else [e for c, e in zip(task.clients, task.effort, strict=True) if c in counts]
-        )
-        drawn = plans(self.spec, counts, self._streams, round=task.round, effort=effort)
-        clients = sorted(drawn, key=lambda c: -len(drawn[c]))  # stable: those alike stay in the order of the task
+        self._counts(task, examples, collector)
         plain = local.direction is None and local.begin is None
-        dual = self._dual if plain and task.reduce and local.finish is None and not self.spec.keep_state else None
-        for some, with_dual in self._groups(clients, counts, drawn, dual):
-            group = _Group(some, [drawn[c] for c in some], [counts[c] for c in some], factor)
-            if dual is None or not with_dual or not self._in_dual_form(dual, group, records, examples, collector):
-                self._together(group, task, records, examples, local, collector, fused=plain)
+        only_mean = plain and task.reduce and local.finish is None and not self.spec.keep_state
+        for group, stage in self._groups.of(task, only_mean=only_mean):
+            if stage is None or not self._in_dual_form(group, stage, factor, records, collector):
+                self._together(group, factor, task, records, examples, local, collector, fused=plain)
         return collector
+
+    def ahead(self) -> None:
+        """Prepare for the next round while its model is not there."""
+        self._groups.ahead()
 
     def _local_of(self, factor: float) -> LocalUpdate:
         """Make a local update, or take the last one: most rounds have the factor of the round before."""
@@ -110,69 +92,25 @@ class StackedTrainer:
     @staticmethod
     def _counts(task: BlockTask, examples: Examples, collector: Collector) -> dict[int, int]:
         """Give the training examples of clients that have some; the others fail."""
-        held = examples.data.sizes[list(task.clients)].tolist()
-        counts = {client: n for client, n in zip(task.clients, held, strict=True) if n}
-        for client in task.clients if len(counts) < len(held) else ():
+        counts = examples_of(task.clients, examples)
+        for client in task.clients if len(counts) < len(task.clients) else ():
             if client not in counts:
                 collector.fail(client, "has no training examples")
         return counts
 
-    def _groups(
-        self, clients: list[int], counts: Mapping[int, int], plans: Mapping[int, np.ndarray], dual: Dual | None
-    ) -> Iterator[tuple[list[int], bool]]:
-        """Cut clients into those that are stacked together, each group with whether it trains in dual form.
-
-        A group is no larger than what the cache holds, and in dual form its clients hold alike many examples: each is
-        given room for as many as the largest.
-        """
-        size = sum(p.numel() * p.element_size() for p in self.network.params.values())
-        alike: list[tuple[list[int], bool]] = []
-        serves: dict[tuple[int, tuple[int, ...]], bool] = {}
-        for client in clients:
-            n, shape = counts[client], plans[client].shape
-            in_dual = serves.get((n, shape))
-            if in_dual is None:
-                in_dual = dual is not None and (n <= self._grams.most or dual.pays(n, shape[0] / -(-n // shape[1])))
-                serves[n, shape] = in_dual
-            if not alike or alike[-1][1] != in_dual or (in_dual and 2 * n <= counts[alike[-1][0][0]]):
-                alike.append(([], in_dual))
-            alike[-1][0].append(client)
-        for group, in_dual in alike:
-            most = max(counts[client] for client in group)
-            width = dual.width(most) if dual is not None and in_dual else max(1, STACK_BYTES // max(size, 1))
-            even = -(-len(group) // -(-len(group) // width))
-            for begin in range(0, len(group), even):
-                yield group[begin : begin + even], in_dual
-
-    def _in_dual_form(
-        self, dual: Dual, group: _Group, records: Records, examples: Examples, collector: Collector
-    ) -> bool:
+    def _in_dual_form(self, group: Group, stage: Stage, factor: float, records: Records, collector: Collector) -> bool:
         """Train clients with the first layer in dual form; False where one of them has numbers that are not finite."""
-        assert self._ball is not None
-        passes = [-(-len(p) // -(-n // p.shape[1])) for p, n in zip(group.plans, group.counts, strict=True)]
-        inner: Inner
-        if dual.above and max(group.counts) > self._grams.most and max(passes) == 1:
-            x, y, rows = examples.block(group.clients, group.plans)
-            stacked = StackedPlan.of(rows, x)
-            chosen = stacked.rows_SKB.transpose(0, 1).flatten(1)
-            seen = x.index_select(0, chosen.reshape(-1)).view(*chosen.shape, -1)
-            inner = Seen(seen, pad(rows), bias=dual.first.bias is not None)
-        else:
-            x, y, starts = examples.own(group.clients)
-            table = pad(group.plans)
-            stacked = StackedPlan.side_by_side(table, starts, x)
-            inner = Own(x.flatten(1), table, starts, group.counts, self._grams.of(group.clients))
-        weights = torch.tensor([1.0 if collector.uniform else float(n) for n in group.counts], dtype=torch.float64)
-        lr = self._lr * group.factor
-        end = dual.train(
+        assert self._ball is not None and self._dual is not None
+        stacked, lr = stage.stacked, self._lr * factor
+        end = self._dual.train(
             records[ARRAYS],
-            inner,
+            stage.inner,
             stacked,
-            y[stacked.rows_SKB],
-            (weights / weights.sum()).to(x),
+            stage.labels_SKB,
+            stage.share_K,
             lr * self._ball.scale,
             self._ball.momentum,
-            stretch=-(-len(stacked.rows_SKB) // max(passes)),
+            stretch=stage.stretch,
         )
         if end is None:
             return False
@@ -183,7 +121,8 @@ class StackedTrainer:
 
     def _together(
         self,
-        group: _Group,
+        group: Group,
+        factor: float,
         task: BlockTask,
         records: Records,
         examples: Examples,
@@ -213,7 +152,7 @@ class StackedTrainer:
             shared_K,
             memory_K,
             steps=steps_K,
-            lr=self._lr * group.factor,
+            lr=self._lr * factor,
             full_gradient=full_K,
             key=keys_K,
             common_key=key(self.spec.seed, "noise", round=task.round),
@@ -337,7 +276,7 @@ class StackedTrainer:
     def _collect(
         self,
         collector: Collector,
-        group: _Group,
+        group: Group,
         params_K: Tree,
         state_K: State,
         place: Place,

@@ -119,6 +119,11 @@ class Worker:
                 self._release()
         return self._block(task, records)
 
+    def ahead(self) -> None:
+        """Prepare for the next round while its model is not there; no result depends on it."""
+        if self._stack is not None:
+            self._stack.ahead()
+
     def _release(self) -> None:
         """Hold nothing of a large model until the next one comes."""
         self.network.release()

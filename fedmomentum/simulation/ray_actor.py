@@ -6,13 +6,14 @@ import importlib
 import os
 import pickle
 import traceback
+from contextlib import suppress
 from typing import Any
 
 import ray
 from ray import cloudpickle
 from ray.exceptions import RayTaskError
 
-from fedmomentum.simulation.line import LineBrokenError, reach
+from fedmomentum.simulation.line import Letter, Line, LineBrokenError, reach
 from fedmomentum.simulation.parcels import Packed, Press
 
 REST = None
@@ -53,7 +54,7 @@ class Actor:
         line = self._line
         assert line is not None
         try:
-            while (letter := line.receive()) is not None and letter.note is not REST:
+            while (letter := self._next(line)) is not None and letter.note is not REST:
                 ticket, method = letter.note
                 answer = self._answer(method, letter)
                 line.send(ticket, answer)
@@ -63,6 +64,15 @@ class Actor:
         except BaseException:
             line.close()  # whoever waits is told
             raise
+
+    def _next(self, line: Line) -> Letter | None:
+        """Give the next letter; while there is none the worker may work ahead."""
+        letter = line.receive(wait=False)
+        if letter is not None:
+            return letter
+        with suppress(Exception):  # it comes again when the work is due, and is told then
+            self._worker.ahead()
+        return line.receive()
 
     def _answer(self, method: str, letter: Any) -> Packed:
         try:
