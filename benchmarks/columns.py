@@ -99,6 +99,7 @@ def ours(model: str, rounds: int, *, engine: str, workers: int = 2, precision: s
     """
     import numpy as np
 
+    from fedmomentum.garbage import set_aside
     from fedmomentum.scenario.running import Engine
     from fedmomentum.simulation.actors import Actors
 
@@ -137,7 +138,7 @@ def ours(model: str, rounds: int, *, engine: str, workers: int = 2, precision: s
     watch = _Watch(rounds, workers if engine == "ray" else 0)
     arrays = to_record({n: t.detach().numpy() for n, t in Network(spec.model).tree().items()})
     grid = SimulationGrid(executor, spec, data.sizes, stacked=model != "cnn")
-    with suppress(_EnoughError):
+    with set_aside(), suppress(_EnoughError):
         run_rounds(FedAvg(fraction_evaluate=0.0), grid, arrays, 10**6, listeners=[watch])
     executor.close()
     actors.close()
