@@ -24,21 +24,14 @@ def no_search() -> Iterator[None]:
             gc.enable()
 
 
-YOUNG = 10_000
-"""New objects after which a search begins while rounds run: Python's 700 come several times in a round."""
-
-
 @contextmanager
 def set_aside() -> Iterator[None]:
-    """Look for cycles among those objects alone that are made meanwhile, and seldom; afterwards among all again."""
+    """Look for cycles among those objects alone that are made meanwhile; afterwards among all of them again."""
     if gc.get_freeze_count():  # somebody has done so already, and will undo it
         yield
         return
-    young, *others = gc.get_threshold()
     gc.freeze()
-    gc.set_threshold(max(young, YOUNG) if young else 0, *others)
     try:
         yield
     finally:
-        gc.set_threshold(young, *others)
         gc.unfreeze()

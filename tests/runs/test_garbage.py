@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from fedmomentum.garbage import YOUNG, no_search, set_aside
+from fedmomentum.garbage import no_search, set_aside
 
 
 class Ring:
@@ -30,18 +30,6 @@ def test_no_search_ends_however_it_ends() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
-
-
-@pytest.mark.parametrize(("young", "meanwhile"), [(700, YOUNG), (2 * YOUNG, 2 * YOUNG), (0, 0)])
-def test_searches_are_seldom_meanwhile(young: int, meanwhile: int) -> None:
-    was = gc.get_threshold()
-    gc.set_threshold(young, 7, 9)
-    try:
-        with set_aside():
-            assert gc.get_threshold() == (meanwhile, 7, 9)
-        assert gc.get_threshold() == (young, 7, 9)
-    finally:
-        gc.set_threshold(*was)
 
 
 def test_what_was_there_is_set_aside_and_what_comes_is_still_collected() -> None:
