@@ -22,7 +22,7 @@ run: $(VENV)/.installed ## Set up, then run a scenario (the quickstart unless SC
 	$(BIN)/fedmomentum run $(SCENARIO) $(ARGS)
 
 test: $(VENV)/.installed-dev ## Set up, then run the tests
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: lint types layers ## Lint, formatting, types and the layers of the architecture
 
