@@ -28,6 +28,7 @@ from flwr.app import RecordDict
 from flwr.common import log
 
 from fedmomentum import __version__
+from fedmomentum.peer import same_user
 
 Kind = Literal["join", "train", "evaluate", "gradient"]
 FLOWERS = "flwr-clientapp"
@@ -37,8 +38,6 @@ MAKE_ROOM = b""
 PATIENCE = 10.0
 """Seconds to wait for another process that looks for its own; it takes some milliseconds."""
 _LENGTH = struct.Struct("<Q")
-_CREDENTIALS = struct.Struct("3i")
-"""Process, user and group of a peer, as Linux gives them."""
 
 
 @dataclass(frozen=True)
@@ -168,13 +167,13 @@ def room() -> Iterator[int]:
     Raises:
         OSError: it is not this user's alone.
     """
-    path = Path(tempfile.gettempdir()) / f"fedmomentum-{os.getuid()}"
+    path = Path(tempfile.gettempdir()) / f"fedmomentum-{os.geteuid()}"
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
     place = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         found = os.fstat(place)
-        if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
             raise PermissionError(f"{path} must be a folder of this user that nobody else may enter (mode 0700)")
         yield place
     finally:
@@ -228,12 +227,6 @@ def _address(place: int, name: str) -> str:
 
 
 # ---- what goes over a connection ---------------------------------------------------------------------------------
-
-
-def same_user(line: socket.socket) -> bool:
-    """Say whether the other end belongs to this user."""
-    credentials = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return bool(_CREDENTIALS.unpack(credentials)[1] == os.getuid())
 
 
 def send(line: socket.socket, data: bytes) -> None:

@@ -20,8 +20,9 @@ from contextlib import contextmanager, suppress
 from threading import Thread
 
 from fedmomentum.deployment.desk import Desk
-from fedmomentum.deployment.handover import MAKE_ROOM, Asked, Done, leave, receive, room, same_user, send
+from fedmomentum.deployment.handover import MAKE_ROOM, Asked, Done, leave, receive, room, send
 from fedmomentum.errors import UserError
+from fedmomentum.peer import same_user
 
 IDLE = 300.0
 """Seconds after which one that nobody has asked anything ends: to start another one costs little beside that."""

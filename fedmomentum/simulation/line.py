@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from fedmomentum.peer import same_user
 from fedmomentum.simulation.parcels import Packed, Press, Reading, from_bytes, layout
 
 _PACKET = 112 << 10
@@ -199,7 +200,7 @@ class Door:
         try:
             while True:
                 connected, _ = self._socket.accept()
-                if _same_user(connected):
+                if same_user(connected):
                     return Line(connected, press, own=True)
                 connected.close()
         except (BlockingIOError, LineBrokenError):
@@ -219,13 +220,7 @@ def reach(address: str, press: Press) -> Line | None:
         connected.connect(address)
     except (OSError, AttributeError):
         return None
-    if not _same_user(connected):
+    if not same_user(connected):
         connected.close()
         return None
     return Line(connected, press, own=False)
-
-
-def _same_user(connected: socket.socket) -> bool:
-    who = struct.Struct("3i")  # process, user, group
-    found = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, who.size)
-    return bool(who.unpack(found)[1] == os.geteuid())

@@ -27,8 +27,9 @@ from fedmomentum.data import load
 from fedmomentum.deployment import clientapp, handover
 from fedmomentum.deployment import resident as staying
 from fedmomentum.deployment.desk import Desk
-from fedmomentum.deployment.handover import FLOWERS, Asked, Resident, knock, resident, room, same_user, send
+from fedmomentum.deployment.handover import FLOWERS, Asked, Resident, knock, resident, room, send
 from fedmomentum.deployment.terms import ANSWER, TERMS, Answer, Terms
+from fedmomentum.peer import same_user
 from fedmomentum.protocol import SERVER_ROUND
 from tests.deployment.test_in_process import scenario
 
@@ -194,13 +195,14 @@ def test_it_ends_after_an_idle_time_and_sooner_where_another_run_begins(lobby):
 
 def test_nobody_else_may_enter(lobby, tmp_path, monkeypatch):
     one, other = socket.socketpair()
+    own = os.geteuid()
     with one, other:
         assert same_user(one)
-        monkeypatch.setattr(handover.os, "getuid", lambda: 54321)
+        monkeypatch.setattr(handover.os, "geteuid", lambda: 54321)
         assert not same_user(one)
         with pytest.raises(PermissionError, match="nobody else may enter"), room():
             pass  # the folder of that user belongs to this one
-        monkeypatch.setattr(handover.os, "getuid", os.geteuid)
+        monkeypatch.setattr(handover.os, "geteuid", lambda: own)
     with room():
         assert lobby.stat().st_mode & 0o777 == 0o700
     lobby.chmod(0o750)
