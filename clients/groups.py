@@ -27,7 +27,7 @@ from fedmomentum.streams import Streams
 
 STACK_BYTES = 8 << 20
 """Parameters that are stacked at a time: past the share of the cache that a core has, operations wait for memory."""
-PACKED_UNITS, PACKED_FEATURES = 15, 64
+PACKED_UNITS, PACKED_FEATURES = 12, 64
 """Outputs, at most, and inputs, at least, of a layer for which packed inputs are faster (benchmarks/vectorize.py)."""
 PACKED_FROM = 50
 """First round for which they are packed: that takes as long as they save in so many rounds, which may not come."""
@@ -95,7 +95,7 @@ class Groups:
         if dual is not None:
             most = most_kept(examples.data.sizes, dual.units, spec.gram_memory)
             self._grams = Grams(examples, bias=dual.first.bias is not None, most=most)
-            self._packs = most > 0 and packs_pay(dual, examples, spec.gram_memory)
+            self._packs = most > 0 and packs_pay(dual, examples.data.sizes, spec.gram_memory)
         self._packed: dict[tuple[int, ...], _Source] = {}
         self._counts: tuple[tuple[int, ...], dict[int, int]] = (), {}
         self._streams = Streams(spec.seed, "batches")
@@ -232,14 +232,14 @@ class Groups:
         return source
 
 
-def packs_pay(dual: Dual, examples: Examples, limit: float) -> bool:
+def packs_pay(dual: Dual, sizes: NDArray[np.integer], limit: float) -> bool:
     """Say whether workers keep packed inputs of clients that come again and again, two copies of them.
 
     Args:
         dual: form of the network.
-        examples: of all clients.
+        sizes: examples of every client.
         limit: MiB that they may take.
     """
     if dual.above or dual.units > PACKED_UNITS or dual.features < PACKED_FEATURES:
         return False
-    return 2 * 4.0 * dual.features * float(examples.data.sizes.sum()) <= limit * 2**20
+    return 2 * 4.0 * dual.features * float(sizes.sum()) <= limit * 2**20
