@@ -3,9 +3,9 @@
 ``python -m benchmarks.vectorize [orders] [products] [stacking] [dual] [convolved] [bare] [worker] [--repeats 5]``.
 Times are processor time of one thread, the shortest of interleaved repeats (``worker``: the median), so that a busy
 machine changes them little; a ratio above 1 says that the second way is the faster one. The figures settle ``NARROW``
-(orders), whether ``clients/linear.py`` pays, and ``PACKED_UNITS`` (products), ``STACK_LIMIT`` (stacking), ``EXAMPLES_PER_UNIT``,
-``KEPT_EXAMPLES`` and ``KEPT_PER_OUTPUT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare`` compares a worker with a
-plain loop, and ``worker`` takes one apart.
+(orders), whether ``clients/linear.py`` pays, and ``PACKED_UNITS`` (products), ``STACK_LIMIT`` (stacking),
+``EXAMPLES_PER_UNIT``, ``KEPT_EXAMPLES`` and ``KEPT_PER_OUTPUT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare``
+compares a worker with a plain loop, and ``worker`` takes one apart.
 """
 
 from __future__ import annotations
