@@ -235,7 +235,7 @@ class Seen:
         """Take the inputs, the table whose rows they are (-1: no example), and whether each has a 1 behind it."""
         self._x_KPD, self._bias = x_KPD, bias
         self._steps, _, self._batch = table_SKB.shape
-        self.x = Plain(x_KPD.view(-1, x_KPD.shape[2]))
+        self.x: Inputs = Plain(x_KPD.view(-1, x_KPD.shape[2]))
         nobody = np.flatnonzero(table_SKB.swapaxes(0, 1) < 0)
         self._nobody = torch.from_numpy(nobody).to(x_KPD.device) if len(nobody) else None
 
