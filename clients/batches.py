@@ -96,6 +96,11 @@ class Frame:
         return bool(self.real_SKB.all())
 
     @cached_property
+    def seen_K(self) -> Tensor:
+        """Examples that each client sees in all its steps."""
+        return self.weights_SKB.sum((0, 2))
+
+    @cached_property
     def share_SKB(self) -> Tensor:
         """Weight of each example in the mean of its batch."""
         return mean_shares(self.weights_SKB)
