@@ -4,9 +4,10 @@
 [--repeats 5]``.
 Times are processor time of one thread, the shortest of interleaved repeats (``worker``: the median), so that a busy
 machine changes them little; a ratio above 1 says that the second way is the faster one. The figures settle ``NARROW``
-(orders), whether ``clients/linear.py`` pays (products), ``STACK_LIMIT`` (stacking), ``EXAMPLES_PER_UNIT``,
-``KEPT_EXAMPLES`` and ``KEPT_PER_OUTPUT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare`` compares a worker with a
-plain loop, ``worker`` takes one apart, and ``scattered`` shows what the order of examples is worth.
+(orders), whether ``clients/linear.py`` pays, and ``PACKED_UNITS`` (products), ``STACK_LIMIT`` (stacking),
+``EXAMPLES_PER_UNIT``, ``KEPT_EXAMPLES`` and ``KEPT_PER_OUTPUT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare``
+compares a worker with a plain loop, ``worker`` takes one apart, and ``scattered`` shows what the order of examples is
+worth.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from fedmomentum.clients import dual as dual_form
 from fedmomentum.clients import gram, groups
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import to_arrays
-from fedmomentum.clients.linear import linear
+from fedmomentum.clients.linear import Packed, linear
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.worker import Worker
 from fedmomentum.data import Dataset, FederatedData, Partition, arrange, partition
@@ -64,19 +65,26 @@ def orders(repeats: int) -> None:
 
 def products(repeats: int) -> None:
     """Outputs of a layer for the inputs of 50 clients, and the mean of its weights, by torch and by oneDNN."""
-    print("| outputs | torch, outputs ms | oneDNN ms | ratio | torch, mean ms | oneDNN ms | ratio |")
-    print("|---" * 7 + "|")
+    print(
+        "| outputs | torch, outputs ms | oneDNN ms | packed ms | torch, mean ms | oneDNN ms | packed ms | packing ms |"
+    )
+    print("|---" * 8 + "|")
     rows = torch.randn(50 * EXAMPLES, 784)
-    for outputs in (10, 32, 64, 200):
+    for outputs in (2, 10, 12, 16, 32, 64, 200):
         weight, coefficients = torch.randn(outputs, 784), torch.randn(outputs, len(rows))
+        began = time.thread_time()
+        packed = Packed(rows, outputs)
+        packing = 1e3 * (time.thread_time() - began)
         ways = [
             partial(torch.nn.functional.linear, rows, weight),
             partial(linear, rows, weight),
+            partial(packed.outputs, weight, None),
             partial(torch.mm, coefficients, rows),
             partial(linear, coefficients, rows.T),
+            partial(packed.total, coefficients),
         ]
-        a, b, c, d = (1e3 * t for t in fastest(ways, 2 * repeats))
-        print(f"| {outputs} | {a:.2f} | {b:.2f} | {a / b:.2f} | {c:.2f} | {d:.2f} | {c / d:.2f} |")
+        times = " | ".join(f"{1e3 * t:.2f}" for t in fastest(ways, 2 * repeats))
+        print(f"| {outputs} | {times} | {packing:.1f} |")
 
 
 def _task(
@@ -228,7 +236,9 @@ def _block(
     )
     worker = Worker(spec, data)
     sent = {"arrays": to_arrays(worker.network.tree())}
-    task = BlockTask(index=0, kind="train", round=1, clients=tuple(clients or range(data.clients)))
+    chosen = tuple(clients or range(data.clients))
+    everyone = len(chosen) == data.clients
+    task = BlockTask(index=0, kind="train", round=groups.PACKED_FROM, clients=chosen, everyone=everyone)
     return partial(worker.run, task, sent)
 
 
@@ -254,7 +264,7 @@ def scattered(repeats: int) -> None:
 def worker_parts(repeats: int) -> None:
     """What a worker needs for a block of 50 clients, workload W: the products with all inputs, and the rest."""
     print("| model | block ms | two products ms | the rest ms |\n|---|---|---|---|")
-    data, spent, product = _workload(50), [0.0], dual_form.linear
+    data, spent, product = _workload(50), [0.0], linear
 
     def counted(*operands: Any) -> torch.Tensor:
         began = time.process_time()
@@ -264,7 +274,7 @@ def worker_parts(repeats: int) -> None:
 
     for model in ("lin", "mlp"):
         block, found = _block(model, data), []
-        with mock.patch.object(dual_form, "linear", counted):
+        with mock.patch("fedmomentum.clients.linear.linear", counted):
             for _ in range(10 * repeats):
                 spent[0], began = 0.0, time.process_time()
                 block()
