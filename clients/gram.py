@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmomentum.clients.examples import Examples
+from fedmomentum.clients.linear import Inputs, Plain
 
 KEPT_EXAMPLES, KEPT_PER_OUTPUT = 90, 1.5
 """Examples of a client up to which its inner products are kept, and how many more for each output of the layer: up to
@@ -28,7 +29,7 @@ client after another, costs more than it saves (a million of two examples each: 
 class Inner(Protocol):
     """Inputs of K clients in R rows, and the inner products of those that steps see."""
 
-    x_RD: Tensor
+    x: Inputs
 
     def begin(self, first: int, last: int) -> None:
         """Begin a stretch of steps, from the first one up to the last one, which is left out."""
@@ -119,7 +120,7 @@ def most_kept(sizes: NDArray[np.integer], outputs: int, limit: float) -> int:
     return most if 4.0 * float(held @ held) + BYTES_A_CLIENT * len(held) <= limit * 2**20 else 0
 
 
-class _Places:
+class Places:
     """Where the rows of inputs are in a table of examples that steps see."""
 
     def __init__(
@@ -154,7 +155,7 @@ class Own:
 
     def __init__(
         self,
-        x_RD: Tensor,
+        x: Inputs,
         table_SKB: NDArray[np.int64],
         starts: NDArray[np.int64],
         sizes: Sequence[int],
@@ -163,13 +164,13 @@ class Own:
         """Stack clients.
 
         Args:
-            x_RD: all inputs of one client after another, in any order of the clients.
+            x: all inputs of one client after another, in any order of the clients.
             table_SKB: which of its own each step sees, -1 where there is no example.
             starts: the row where each client's begin.
             sizes: how many there are.
             products: of each.
         """
-        self.x_RD, self.starts, self.sizes = x_RD, starts, np.array(sizes, dtype=np.int64)
+        self.x, self.starts, self.sizes = x, starts, np.array(sizes, dtype=np.int64)
         self.most = int(self.sizes.max())
         self._products, self._real_SKB, self.own_SKB = products, table_SKB >= 0, np.maximum(table_SKB, 0)
         self._rows_SKB = self.own_SKB + starts[:, None]
@@ -179,7 +180,7 @@ class Own:
 
     def to(self, table: NDArray[np.int64]) -> Tensor:
         """Give a table as a tensor where the inputs are."""
-        return torch.from_numpy(np.ascontiguousarray(table)).to(self.x_RD.device)
+        return torch.from_numpy(np.ascontiguousarray(table)).to(self.x.device)
 
     def begin(self, first: int, last: int) -> None:
         """Find where the rows are seen."""
@@ -187,12 +188,11 @@ class Own:
         self._chosen_SKB = self.to(self._rows_SKB[steps])
         self._columns_K1P = self.to(self.own_SKB[steps].swapaxes(0, 1)).flatten(1).unsqueeze(1)
         rows_KSB, real_KSB = self._rows_SKB[steps].swapaxes(0, 1), self._real_SKB[steps].swapaxes(0, 1)
-        self._places = _Places(rows_KSB, real_KSB, len(self.x_RD), self.to)
+        self._places = Places(rows_KSB, real_KSB, self.x.rows, self.to)
 
-    def gather(self, seen_USKB: Tensor) -> Tensor:
-        """Sum up numbers of the examples that all steps see by their rows, ``[U, R]``."""
-        places = _Places(self._rows_SKB, self._real_SKB, len(self.x_RD), self.to)
-        return places.sum(seen_USKB.flatten(1), 1)
+    def seen(self) -> Places:
+        """Give where rows are in what has a number for each example that all steps see, ``[S, K, B]``."""
+        return Places(self._rows_SKB, self._real_SKB, self.x.rows, self.to)
 
     def choose(self, rows_RU: Tensor, step: int, active: int) -> Tensor:
         """Give the rows of the examples that a step of the stretch sees."""
@@ -235,7 +235,7 @@ class Seen:
         """Take the inputs, the table whose rows they are (-1: no example), and whether each has a 1 behind it."""
         self._x_KPD, self._bias = x_KPD, bias
         self._steps, _, self._batch = table_SKB.shape
-        self.x_RD = x_KPD.view(-1, x_KPD.shape[2])
+        self.x = Plain(x_KPD.view(-1, x_KPD.shape[2]))
         nobody = np.flatnonzero(table_SKB.swapaxes(0, 1) < 0)
         self._nobody = torch.from_numpy(nobody).to(x_KPD.device) if len(nobody) else None
 
