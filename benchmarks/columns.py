@@ -108,7 +108,7 @@ def ours(model: str, rounds: int, *, engine: str, workers: int = 2, precision: s
     from fedmomentum.clients.network import Network
     from fedmomentum.clients.spec import ClientSpec, ModelSpec
     from fedmomentum.clients.worker import Worker
-    from fedmomentum.data import Dataset, FederatedData, Partition
+    from fedmomentum.data import Dataset, FederatedData, Partition, arrange
     from fedmomentum.simulation.early import EarlyExecutor
     from fedmomentum.simulation.executor import InlineExecutor
     from fedmomentum.simulation.flower import to_record
@@ -119,7 +119,7 @@ def ours(model: str, rounds: int, *, engine: str, workers: int = 2, precision: s
     parts = [client_data(c) for c in range(CLIENTS)]
     x, y = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
     dataset = Dataset(name="W", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
-    data = FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(CLIENTS + 1) * EXAMPLES))
+    data = arrange(FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(CLIENTS + 1) * EXAMPLES)))
     spec = ClientSpec(
         model=ModelSpec(MODELS[model], (1, 28, 28), 10),
         optimizer={"name": "heavy_ball", "lr": LR, "momentum": MOMENTUM},

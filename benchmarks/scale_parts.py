@@ -248,7 +248,7 @@ def workers(count: int, clients: int, model: str, rounds: int) -> dict[str, Any]
     from fedmomentum.clients.network import Network
     from fedmomentum.clients.spec import ClientSpec, ModelSpec
     from fedmomentum.clients.worker import Worker
-    from fedmomentum.data import Dataset, FederatedData, Partition
+    from fedmomentum.data import Dataset, FederatedData, Partition, arrange
     from fedmomentum.simulation.executor import InlineExecutor
     from fedmomentum.simulation.grid import SimulationGrid
     from fedmomentum.simulation.loop import run_rounds
@@ -258,7 +258,7 @@ def workers(count: int, clients: int, model: str, rounds: int) -> dict[str, Any]
     parts = [client_data(c) for c in range(clients)]
     x, y = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
     dataset = Dataset(name="W", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
-    data = FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES))
+    data = arrange(FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES)))
     spec = ClientSpec(
         model=ModelSpec(MODELS[model], (1, 28, 28), 10),
         optimizer={"name": "heavy_ball", "lr": LR, "momentum": MOMENTUM},

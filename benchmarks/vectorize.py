@@ -1,11 +1,13 @@
 """What the recorded rules of ``vectorize: auto`` rest on: where which way of training a dense client is the faster one.
 
-``python -m benchmarks.vectorize [orders] [products] [stacking] [dual] [convolved] [bare] [worker] [--repeats 5]``.
+``python -m benchmarks.vectorize [orders] [products] [stacking] [dual] [convolved] [bare] [worker] [scattered]
+[--repeats 5]``.
 Times are processor time of one thread, the shortest of interleaved repeats (``worker``: the median), so that a busy
 machine changes them little; a ratio above 1 says that the second way is the faster one. The figures settle ``NARROW``
-(orders), whether ``clients/linear.py`` pays (products), ``STACK_LIMIT`` (stacking), ``EXAMPLES_PER_UNIT``,
-``KEPT_EXAMPLES`` and ``KEPT_PER_OUTPUT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare`` compares a worker with a
-plain loop, and ``worker`` takes one apart.
+(orders), whether ``clients/linear.py`` pays, and ``PACKED_UNITS`` (products), ``STACK_LIMIT`` (stacking),
+``EXAMPLES_PER_UNIT``, ``KEPT_EXAMPLES`` and ``KEPT_PER_OUTPUT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare``
+compares a worker with a plain loop, ``worker`` takes one apart, and ``scattered`` shows what the order of examples is
+worth.
 """
 
 from __future__ import annotations
@@ -30,11 +32,10 @@ from fedmomentum.clients import dual as dual_form
 from fedmomentum.clients import gram, groups
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import to_arrays
-from fedmomentum.clients.examples import ALIGNMENT
-from fedmomentum.clients.linear import linear
+from fedmomentum.clients.linear import Packed, linear
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.worker import Worker
-from fedmomentum.data import Dataset, FederatedData, Partition
+from fedmomentum.data import Dataset, FederatedData, Partition, arrange, partition
 from fedmomentum.simulation.ray_pool import WORKER_ENVIRONMENT
 
 CLIENTS = 16
@@ -64,19 +65,26 @@ def orders(repeats: int) -> None:
 
 def products(repeats: int) -> None:
     """Outputs of a layer for the inputs of 50 clients, and the mean of its weights, by torch and by oneDNN."""
-    print("| outputs | torch, outputs ms | oneDNN ms | ratio | torch, mean ms | oneDNN ms | ratio |")
-    print("|---" * 7 + "|")
+    print(
+        "| outputs | torch, outputs ms | oneDNN ms | packed ms | torch, mean ms | oneDNN ms | packed ms | packing ms |"
+    )
+    print("|---" * 8 + "|")
     rows = torch.randn(50 * EXAMPLES, 784)
-    for outputs in (10, 32, 64, 200):
+    for outputs in (2, 10, 12, 16, 32, 64, 200):
         weight, coefficients = torch.randn(outputs, 784), torch.randn(outputs, len(rows))
+        began = time.thread_time()
+        packed = Packed(rows, outputs)
+        packing = 1e3 * (time.thread_time() - began)
         ways = [
             partial(torch.nn.functional.linear, rows, weight),
             partial(linear, rows, weight),
+            partial(packed.outputs, weight, None),
             partial(torch.mm, coefficients, rows),
             partial(linear, coefficients, rows.T),
+            partial(packed.total, coefficients),
         ]
-        a, b, c, d = (1e3 * t for t in fastest(ways, 2 * repeats))
-        print(f"| {outputs} | {a:.2f} | {b:.2f} | {a / b:.2f} | {c:.2f} | {d:.2f} | {c / d:.2f} |")
+        times = " | ".join(f"{1e3 * t:.2f}" for t in fastest(ways, 2 * repeats))
+        print(f"| {outputs} | {times} | {packing:.1f} |")
 
 
 def _task(
@@ -209,19 +217,17 @@ def bare(repeats: int) -> None:
 
 
 def _workload(clients: int) -> FederatedData:
-    """Give the data of workload W in memory that begins as a shared one does; elsewhere each block would copy them."""
+    """Give the data of workload W as workers of a scenario hold them."""
     parts = [client_data(c) for c in range(clients)]
     x, y = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
-    room = np.empty(x.nbytes + ALIGNMENT, np.uint8)
-    begin = -room.ctypes.data % ALIGNMENT
-    aligned = room[begin : begin + x.nbytes].view(x.dtype).reshape(x.shape)
-    aligned[:] = x
-    dataset = Dataset(name="W", x=aligned, y=y, test_x=x[:1], test_y=y[:1], classes=10)
-    return FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES))
+    dataset = Dataset(name="W", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
+    return arrange(FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES)))
 
 
-def _block(model: str, data: FederatedData, precision: str = "float32") -> Callable[[], object]:
-    """Give what trains all clients of workload W in one block."""
+def _block(
+    model: str, data: FederatedData, precision: str = "float32", clients: Sequence[int] | None = None
+) -> Callable[[], object]:
+    """Give what trains clients of workload W, or all of them, in one block."""
     spec = ClientSpec(
         model=ModelSpec(MODELS[model], (1, 28, 28), 10),
         optimizer={"name": "heavy_ball", "lr": LR, "momentum": MOMENTUM},
@@ -230,14 +236,35 @@ def _block(model: str, data: FederatedData, precision: str = "float32") -> Calla
     )
     worker = Worker(spec, data)
     sent = {"arrays": to_arrays(worker.network.tree())}
-    task = BlockTask(index=0, kind="train", round=1, clients=tuple(range(data.clients)))
+    chosen = tuple(clients or range(data.clients))
+    everyone = len(chosen) == data.clients
+    task = BlockTask(index=0, kind="train", round=groups.PACKED_FROM, clients=chosen, everyone=everyone)
     return partial(worker.run, task, sent)
+
+
+def scattered(repeats: int) -> None:
+    """Blocks of clients whose examples lie all over 60,000 images, against the same put in the order of clients."""
+    print("| partition | held out | model | clients of the block | as they lie, ms a client | in order | ratio |")
+    print("|---" * 7 + "|")
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((60_000, 1, 28, 28), np.float32), rng.integers(0, 10, 60_000)
+    dataset = Dataset(name="scattered", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
+    for name, options, validation in (("dirichlet", {"alpha": 0.3}, 0.0), ("iid", {}, 0.0), ("iid", {}, 0.1)):
+        split = partition(name, labels=y, clients=600, seed=1, **options)
+        data = FederatedData.build(dataset, split, validation=validation)
+        ordered = arrange(data)
+        neighbours, some = list(range(50)), sorted(rng.choice(600, 10, replace=False).tolist())
+        for model, clients in (("lin", neighbours), ("lin", some), ("mlp", neighbours), ("mlp", some)):
+            ways = [_block(model, held, clients=clients) for held in (data, ordered)]
+            a, b = (1e3 * t / len(clients) for t in fastest(ways, 4 * repeats))
+            which = f"{len(clients)} {'neighbours' if clients is neighbours else 'of 600'}"
+            print(f"| {name} | {validation} | {model} | {which} | {a:.3f} | {b:.3f} | {a / b:.2f} |", flush=True)
 
 
 def worker_parts(repeats: int) -> None:
     """What a worker needs for a block of 50 clients, workload W: the products with all inputs, and the rest."""
     print("| model | block ms | two products ms | the rest ms |\n|---|---|---|---|")
-    data, spent, product = _workload(50), [0.0], dual_form.linear
+    data, spent, product = _workload(50), [0.0], linear
 
     def counted(*operands: Any) -> torch.Tensor:
         began = time.process_time()
@@ -247,7 +274,7 @@ def worker_parts(repeats: int) -> None:
 
     for model in ("lin", "mlp"):
         block, found = _block(model, data), []
-        with mock.patch.object(dual_form, "linear", counted):
+        with mock.patch("fedmomentum.clients.linear.linear", counted):
             for _ in range(10 * repeats):
                 spent[0], began = 0.0, time.process_time()
                 block()
@@ -259,7 +286,7 @@ def worker_parts(repeats: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables."""
     parts = {"orders": orders, "products": products, "stacking": stacking, "dual": dual}
-    parts |= {"convolved": convolved, "bare": bare, "worker": worker_parts}
+    parts |= {"convolved": convolved, "bare": bare, "worker": worker_parts, "scattered": scattered}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[[], *parts], default=[])
     parser.add_argument("--repeats", type=int, default=5)

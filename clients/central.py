@@ -44,7 +44,8 @@ def test_centrally(
     if task.recalibrate:
         order, size = data.partition.order, min(task.recalibrate, len(data.partition.order))
         chosen = stream(task.seed, "recalibrate", round=task.round).choice(order, size, replace=False)
-        sample = torch.from_numpy(data.x[np.sort(chosen)]).to(device)
+        named = chosen if data.origin is None else data.origin[chosen]
+        sample = torch.from_numpy(data.x[chosen[np.argsort(named)]]).to(device)
         recalibrate(network, sample, batch_size=task.batch_size)
     x, y = (torch.from_numpy(np.asarray(part)).to(device) for part in (data.test_x, data.test_y))
     return evaluate(network, x, y, batch_size=task.batch_size)

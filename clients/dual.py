@@ -25,9 +25,8 @@ from torch import Tensor, nn
 
 from fedmomentum.clients.batches import StackedPlan
 from fedmomentum.clients.dense import NARROW, Below, Layer, goal, momentum_step
-from fedmomentum.clients.gram import Inner, Own
-from fedmomentum.clients.linear import linear
-from fedmomentum.clients.outputs import gone, train_outputs
+from fedmomentum.clients.gram import Inner
+from fedmomentum.clients.outputs import Steps, gone
 from fedmomentum.trees import Tree, expand
 
 EXAMPLES_PER_UNIT, MOST_PASSES = 1, 2
@@ -81,30 +80,32 @@ class Dual:
         beta: float,
         *,
         stretch: int,
+        steps: Steps | None,
     ) -> DualEnd | None:
         """Give where clients end, or None where some number is not finite: with weights of their own they tell whose.
 
         Args:
             anchor: the model that they start from.
-            inner: their examples; :class:`~fedmomentum.clients.gram.Own` where the network has one layer.
+            inner: their examples.
             plan: their batches.
             labels_SKB: of the examples of every step.
             share_K: weight of each client in the mean; they sum to 1.
             lr: step size.
             beta: momentum.
             stretch: steps after which coefficients are summed up by example.
+            steps: those of a network of one layer.
         """
-        first, x = self.first, inner.x_RD
+        first = self.first
         weight, bias = anchor[first.weight], anchor[first.bias] if first.bias else None
-        start_RU = linear(x, weight, bias)
-        if self.above:
-            hidden = _Hidden(self, anchor, inner, plan, labels_SKB, lr, beta)
-            rows_UR, params_K, loss_K = hidden.train(start_RU, share_K, stretch), hidden.params_K, hidden.loss_K
+        start_UR = inner.x.outputs(weight, bias)
+        params_K: Tree = {}
+        if steps is not None:
+            rows_UR, loss_K = steps.take(start_UR, lr, beta)
         else:
-            assert isinstance(inner, Own)
-            rows_UR, loss_K = train_outputs(start_RU, inner, plan, labels_SKB, share_K, lr, beta)
-            params_K = {}
-        mean = {first.weight: linear(rows_UR, x.T).add_(weight)}
+            hidden = _Hidden(self, anchor, inner, plan, labels_SKB, lr, beta)
+            rows_UR = hidden.train(start_UR.T, share_K, stretch)
+            params_K, loss_K = hidden.params_K, hidden.loss_K
+        mean = {first.weight: inner.x.total(rows_UR).add_(weight)}
         if first.bias:
             mean[first.bias] = anchor[first.bias] + rows_UR.sum(1)
         total = sum((t.sum() for t in (*mean.values(), *params_K.values())), loss_K.sum())

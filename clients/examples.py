@@ -10,10 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmomentum.data import FederatedData
-
-ALIGNMENT = 64
-"""Bytes; torch's own allocations begin at multiples of it."""
+from fedmomentum.data import FederatedData, arrange
+from fedmomentum.data.client_order import ALIGNMENT
 
 
 class Examples:
@@ -21,13 +19,11 @@ class Examples:
 
     def __init__(self, data: FederatedData, device: str) -> None:
         """Take the data; nothing is copied on a CPU, and to a GPU only data that leave it half of its free memory."""
-        self.data, self.device = data, device
+        self.data, self.device = arrange(data, copy=False), device
         self.resident = fits(data.x.nbytes + data.y.nbytes, device)
         """Whether the data lie where clients train; else a block's examples go there when it begins."""
         at = device if self.resident else "cpu"
         self._x, self._y = _resident(data.x, at), _resident(data.y, at)
-        order = data.partition.order
-        self._in_order = data.validation == 0 and bool((order == np.arange(len(order))).all())
 
     def count(self, client: int) -> int:
         """Give the number of training examples of a client."""
@@ -42,10 +38,11 @@ class Examples:
         changes what they see, or the data do not fit on the device, it is their own examples, side by side.
         """
         if self.data.shift is None and not self.resident:
-            own = [self.data.train_indices(client) for client in clients]
-            starts = np.cumsum([0] + [len(rows) for rows in own[:-1]])
-            x, y = self._sent(np.concatenate(own))
-            return x, y, [np.where(plan < 0, -1, plan + start) for plan, start in zip(plans, starts, strict=True)]
+            sizes = self.data.sizes[clients].astype(np.int64)
+            x, y = self._at(self.data.train_rows(clients))
+            return x, y, _moved(plans, np.cumsum(sizes) - sizes)
+        if self.data.shift is None and self.data.arranged:
+            return self._x, self._y, _moved(plans, self.data.starts[clients].astype(np.int64))
         if self.data.shift is None:
             rows = [
                 np.where(plan < 0, -1, self.data.train_indices(client)[plan])
@@ -56,7 +53,7 @@ class Examples:
         starts = np.cumsum([0] + [len(y) for _, y in shifted[:-1]])
         x = torch.from_numpy(np.concatenate([x for x, _ in shifted])).to(self.device)
         y = torch.from_numpy(np.concatenate([y for _, y in shifted])).to(self.device)
-        return x, y, [np.where(plan < 0, -1, plan + start) for plan, start in zip(plans, starts, strict=True)]
+        return x, y, _moved(plans, starts)
 
     def own(self, clients: Sequence[int]) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
         """Give x and y of all training examples of clients, in the order of their own, and where each client's begin.
@@ -73,38 +70,41 @@ class Examples:
             shifted = [self.data.train_arrays(clients[k]) for k in order]
             x, y = (torch.cat([torch.from_numpy(arrays[i]) for arrays in shifted]) for i in (0, 1))
             return x.to(self.device), y.to(self.device), starts
-        run = self._run(clients[order[0]], clients[order[-1]], len(clients)) if self.resident else None
-        if run is not None:
-            x, y = self._x[run], self._y[run]
-            return x if x.data_ptr() % ALIGNMENT == 0 else x.clone(), y, starts
-        rows = np.concatenate([self.data.train_indices(clients[k]) for k in order])
-        if not self.resident:
-            return *self._sent(rows), starts
-        chosen = torch.from_numpy(rows).to(self.device)
-        return self._x.index_select(0, chosen), self._y.index_select(0, chosen), starts
+        x, y = self._at(self.data.train_rows([clients[k] for k in order]))
+        return x, y, starts
 
-    def _run(self, first: int, last: int, count: int) -> slice | None:
-        """Give the rows of these clients where they have numbers in a row, and examples that lie so; else None."""
-        if not self._in_order or last - first != count - 1:
-            return None
-        offsets = self.data.partition.offsets
-        return slice(int(offsets[first]), int(offsets[last + 1]))
+    def _at(self, rows: slice | NDArray[np.integer]) -> tuple[Tensor, Tensor]:
+        """Give x and y of these rows on the device: where they lie, if they are one run that torch could have made.
 
-    def _sent(self, rows: NDArray[np.integer]) -> tuple[Tensor, Tensor]:
-        """Copy examples to the device, through pinned memory where it is a GPU: nothing waits for the copy."""
-        chosen = torch.from_numpy(np.ascontiguousarray(rows))
-        x, y = self._x.index_select(0, chosen), self._y.index_select(0, chosen)
-        if not self.device.startswith("cuda"):
+        They go to a GPU through pinned memory: nothing waits for the copy.
+        """
+        if isinstance(rows, slice):
+            x, y = self._x[rows], self._y[rows]
+            if x.data_ptr() % ALIGNMENT:
+                x = x.clone()
+        else:
+            chosen = torch.from_numpy(np.ascontiguousarray(rows)).to(self._x.device)
+            x, y = self._x.index_select(0, chosen), self._y.index_select(0, chosen)
+        if self.resident or not self.device.startswith("cuda"):
             return x.to(self.device), y.to(self.device)
         # torch uses pinned memory again only when the copy out of it has been made
         return x.pin_memory().to(self.device, non_blocking=True), y.pin_memory().to(self.device, non_blocking=True)
 
     def validation(self, client: int) -> tuple[Tensor, Tensor]:
         """Give a client's validation examples, or its training examples where nothing was set aside."""
+        if self.data.shift is None:
+            rows = self.data.validation_rows(client)
+            empty = rows.start == rows.stop if isinstance(rows, slice) else len(rows) == 0
+            return self._at(self.data.train_rows([client]) if empty else rows)
         x, y = self.data.validation_arrays(client)
         if len(y) == 0:
             x, y = self.data.train_arrays(client)
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.device), torch.from_numpy(np.array(y)).to(self.device)
+
+
+def _moved(plans: list[NDArray[np.int64]], starts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Give plans of positions in clients' own examples as plans of rows, where each client's begin at one of these."""
+    return [np.where(plan < 0, -1, plan + start) for plan, start in zip(plans, starts, strict=True)]
 
 
 def fits(size: int, device: str) -> bool:

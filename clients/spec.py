@@ -53,7 +53,8 @@ class ClientSpec:
         precision: of the layers, see :mod:`fedmomentum.clients.precision`.
         compile: whether torch compiles the network, see :mod:`fedmomentum.clients.compiled`.
         gram_memory: MiB that the inner products of the examples of all clients may take for a worker to keep them, see
-            :mod:`fedmomentum.clients.gram`.
+            :mod:`fedmomentum.clients.gram`; and that inputs laid out for products may take, see
+            :mod:`fedmomentum.clients.groups`.
         threads: torch threads of a worker; results depend on it, so it is fixed and never a matter of load.
 
     Raises:

@@ -18,7 +18,7 @@ from fedmomentum.clients.dense import Gradients, Layer, dense_gradients, goal, m
 from fedmomentum.clients.dual import dual
 from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.fused import HeavyBall, heavy_ball
-from fedmomentum.clients.groups import Group, Groups, Stage, examples_of
+from fedmomentum.clients.groups import Group, Groups, Stage
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.looped import FULL_BATCH
 from fedmomentum.clients.network import Network
@@ -71,7 +71,7 @@ class StackedTrainer:
         """
         collector = Collector.of(task, records, self.shelf)
         local = self._local_of(factor)
-        self._counts(task, examples, collector)
+        self._counts(task, collector)
         plain = local.direction is None and local.begin is None
         only_mean = plain and task.reduce and local.finish is None and not self.spec.keep_state
         for group, stage in self._groups.of(task, only_mean=only_mean):
@@ -89,10 +89,9 @@ class StackedTrainer:
             self._local = factor, self.make_local(factor)
         return self._local[1]
 
-    @staticmethod
-    def _counts(task: BlockTask, examples: Examples, collector: Collector) -> dict[int, int]:
+    def _counts(self, task: BlockTask, collector: Collector) -> Mapping[int, int]:
         """Give the training examples of clients that have some; the others fail."""
-        counts = examples_of(task.clients, examples)
+        counts = self._groups.counts(task.clients)
         for client in task.clients if len(counts) < len(task.clients) else ():
             if client not in counts:
                 collector.fail(client, "has no training examples")
@@ -111,10 +110,11 @@ class StackedTrainer:
             lr * self._ball.scale,
             self._ball.momentum,
             stretch=stage.stretch,
+            steps=stage.steps,
         )
         if end is None:
             return False
-        loss_K = end.loss_K / stacked.weights_SKB.sum((0, 2))
+        loss_K = end.loss_K / stacked.frame.seen_K
         metrics = _metrics(loss_K, stacked.steps, lr)
         collector.add_stacked(group.clients, {ARRAYS: end.params_K}, group.counts, metrics, means={ARRAYS: end.mean})
         return True
@@ -166,7 +166,7 @@ class StackedTrainer:
             loss_K = self._fused(self._layers, self._ball, params_K, state_K, x, y, stacked, place.lr)
         else:
             loss_K, state_K = self._steps(params_K, state_K, x, y, stacked, place, local)
-        mean_K = loss_K / stacked.weights_SKB.sum((0, 2))
+        mean_K = loss_K / stacked.frame.seen_K
         self._collect(collector, group, params_K, state_K, place, stacked.steps, mean_K, local)
 
     def _fused(
@@ -236,7 +236,7 @@ class StackedTrainer:
     def gradients(self, task: BlockTask, records: Records, examples: Examples) -> Collector:
         """Give the gradient of every client's whole loss at the global model."""
         collector = Collector.of(task, records, self.shelf)
-        counts = self._counts(task, examples, collector)
+        counts = self._counts(task, collector)
         clients = list(counts)
         if not clients:
             return collector

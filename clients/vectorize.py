@@ -12,6 +12,7 @@ from fedmomentum.clients.dense import dense_gradients, read_layers
 from fedmomentum.clients.dual import EXAMPLES_PER_UNIT, LEAST_UNITS, MOST_PASSES, dual
 from fedmomentum.clients.fused import fused_sgd, heavy_ball
 from fedmomentum.clients.gram import most_kept
+from fedmomentum.clients.groups import PACKED_FROM, packs_pay
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec, Vectorize
 from fedmomentum.errors import UserError
@@ -106,7 +107,10 @@ def _training_path(network: Network, spec: ClientSpec, sizes: NDArray[np.integer
     if form is None:
         return words
     if most := most_kept(sizes, form.units, spec.gram_memory):
-        return f"{words}; the first layer in dual form for up to {most} examples a client, their products kept"
+        words = f"{words}; the first layer in dual form for up to {most} examples a client, their products kept"
+        if packs_pay(form, sizes, spec.gram_memory):
+            words = f"{words}; inputs laid out for oneDNN from round {PACKED_FROM} on, if everybody takes part"
+        return words
     if not form.above or form.units < LEAST_UNITS:
         return words
     most = EXAMPLES_PER_UNIT * form.units

@@ -18,7 +18,7 @@ from fedmomentum.clients.central import CentralTask, test_centrally
 from fedmomentum.clients.collect import Collector, Records, moved, to_records
 from fedmomentum.clients.compiled import check
 from fedmomentum.clients.evaluate import evaluate
-from fedmomentum.clients.examples import ALIGNMENT, Examples
+from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.fold import LARGE, Bundle, fold, model_bytes
 from fedmomentum.clients.local import LocalUpdate
 from fedmomentum.clients.looped import NORM, LoopedTrainer
@@ -31,6 +31,7 @@ from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.clients.stacked import StackedTrainer
 from fedmomentum.clients.vectorize import choose
 from fedmomentum.data import FederatedData
+from fedmomentum.data.client_order import ALIGNMENT
 from fedmomentum.events import Span
 from fedmomentum.heap import give_back, keep
 from fedmomentum.optim import Rule, chain, clip_by_norm

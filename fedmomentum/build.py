@@ -28,7 +28,7 @@ from fedmomentum.clients.rules import make_client_rule
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.vectorize import choose, training_path
 from fedmomentum.clients.worker import Worker
-from fedmomentum.data import Dataset, FederatedData
+from fedmomentum.data import Dataset, FederatedData, arrange
 from fedmomentum.errors import UserError
 from fedmomentum.events import Span
 from fedmomentum.heap import give_back
@@ -331,13 +331,12 @@ def build_executor(federation: Federation, pool: RayPool | None = None) -> Execu
     """Give the workers that a scenario asks for, in a pool of Ray actors that is there or in one of their own."""
     engine, spec = federation.scenario.engine, federation.spec
     make = partial(Worker, spec)
+    data = arrange(federation.data)
     if engine.name == "inline":
-        return InlineExecutor(make, federation.data, threads=spec.threads)
+        return InlineExecutor(make, data, threads=spec.threads)
     from fedmomentum.simulation.ray_executor import RayExecutor
 
     if pool is not None:
-        return RayExecutor(make, federation.data, pool=pool)
+        return RayExecutor(make, data, pool=pool)
     workers = None if engine.workers == "auto" else engine.workers
-    return RayExecutor(
-        make, federation.data, workers=workers, cpus=engine.cpus, gpus=engine.gpus, address=engine.address
-    )
+    return RayExecutor(make, data, workers=workers, cpus=engine.cpus, gpus=engine.gpus, address=engine.address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -81,12 +82,28 @@ class Running(Course):
         from fedmomentum.build import build
 
         self.federations = {arm.name: build(_federated(arm), datasets=self.datasets) for arm in self.loaded.arms}
+        self._arrange()
         for engine in engines[:1]:  # a cluster that cannot be had is a fault too
             if self.actors.early(engine):
                 self.actors.coming(engine)
             else:
                 self.actors.pool(engine)
         return {f.scenario.data.name: f.checksum for f in self.federations.values()}
+
+    def _arrange(self) -> None:
+        """Put examples in the order of clients, where all arms split them alike: nobody needs them as they were then.
+
+        Where arms differ in it, the workers of each get examples in their order, one arm after another.
+        """
+        from fedmomentum.data import arrange
+
+        federations = list(self.federations.values())
+        first = federations[0]
+        split = first.scenario.seed, first.scenario.data
+        if self.simulates and all((f.scenario.seed, f.scenario.data) == split for f in federations):
+            self.datasets.clear()
+            data = arrange(first.data)
+            self.federations = {arm: replace(f, data=data) for arm, f in self.federations.items()}
 
     def ray(self) -> list[Engine]:
         """Give the settings of those arms that train on Ray actors."""

@@ -1,12 +1,12 @@
-"""Federated averaging, and what every strategy here has from it: cohort, admission, quorum, saved state."""
+"""Federated averaging, and the round that every strategy here has from it: cohort, admission, quorum, saved state."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from logging import INFO, WARNING
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,30 +21,24 @@ from fedmomentum import protocol
 from fedmomentum.events import Failure
 from fedmomentum.strategies import records
 from fedmomentum.strategies.admission import Expected, Reply, admit, log_admission, silent
-from fedmomentum.strategies.aggregation import Accumulation, weighted_mean
+from fedmomentum.strategies.aggregation import weighted_mean
 from fedmomentum.strategies.agreement import DRIFT, agreement
 from fedmomentum.strategies.broadcast import Broadcast
-from fedmomentum.strategies.cohort import Cohort, UniformCohort
+from fedmomentum.strategies.cohort import UniformCohort
 from fedmomentum.strategies.nodes import choose, wait_for_nodes
-from fedmomentum.strategies.privacy import Privacy, check, probability
+from fedmomentum.strategies.privacy import probability
 from fedmomentum.strategies.reports import Reports, added_up, column_of, mean_metrics, weights_of
-from fedmomentum.strategies.robust import Aggregator, TooFewError, combined
-from fedmomentum.strategies.seams import Seams
+from fedmomentum.strategies.robust import TooFewError, combined
+from fedmomentum.strategies.settings import MetricsFn, Settings
 from fedmomentum.streams import stream
 from fedmomentum.trees import Tree, cast_like, same_layout
 
-MetricsFn = Callable[[list[RecordDict], str], MetricRecord]
-"""Flower's signature of a function that aggregates metrics: contents of the replies, key of the weight."""
-
-_BATCH_NORM = ("running_mean", "running_var", "num_batches_tracked")
-
 
 @dataclass(eq=False, repr=False)
-class FedAvg(Seams):
+class FedAvg(Settings):
     """Federated averaging: ``x <- sum_i (w_i / sum_j w_j) x_i``. arXiv:1602.05629.
 
-    The parameters before the keyword-only ones are Flower's, in Flower's order and with Flower's defaults: changing an
-    import changes a strategy. Every strategy of this package takes them all.
+    It takes the :class:`~fedmomentum.strategies.settings.Settings`, as every strategy of this package does.
 
     One reply at a time is admitted or refused (see :func:`~fedmomentum.strategies.admission.admit`); refused clients
     are named in one warning and in ``rejected``, and the round goes on. Buffers (batch-norm statistics, counters) are
@@ -53,40 +47,6 @@ class FedAvg(Seams):
     Rounds count upwards. A ``configure_train`` whose round does not come after the last one finished begins a new
     run: server state is reset, unless ``load_state_dict`` was just called; then it is the next round of the saved run.
 
-    Args:
-        fraction_train: share of the nodes that train in a round, in [0, 1]; 0 skips training.
-        fraction_evaluate: share of the nodes that evaluate, in [0, 1]; 0 skips evaluation.
-        min_train_nodes: nodes that train at the least, where the fraction gives fewer.
-        min_evaluate_nodes: nodes that evaluate at the least.
-        min_available_nodes: nodes to wait for before choosing.
-        weighted_by_key: metric of a reply that is its weight.
-        arrayrecord_key: name of the model's record in messages.
-        configrecord_key: name of the config record in messages.
-        train_metrics_aggr_fn: aggregates training metrics in place of the weighted mean.
-        evaluate_metrics_aggr_fn: aggregates evaluation metrics in place of the weighted mean.
-        seed: of the cohorts; node ids are sorted before the draw, and the global random state is never used.
-        cohort: chooses who trains, in place of ``fraction_train`` and ``min_train_nodes``.
-        quorum: replies that must be admitted: a number of clients (int), or a share of those asked (float in (0, 1]).
-            None is one reply. A round whose cohort is empty is skipped.
-        on_missed_quorum: ``keep`` the old model, or ``stop`` with an error.
-        node_timeout: seconds to wait for enough nodes to connect.
-        buffers: exact names of the buffers; None finds them: names that end in ``running_mean``, ``running_var`` or
-            ``num_batches_tracked``. A tensor that is not floating always is one.
-        accumulation: ``wide`` (float64) or ``native`` (each tensor's own dtype: Flower's bits).
-        reduction: ``mean`` lets the engine answer for a block of clients with the mean over them; ``every`` asks for
-            each client's own reply. A wrapper that changes single replies, such as Flower's server-side clipping for
-            differential privacy, needs ``every``; ``auto`` is ``mean`` only where nothing wraps the strategy: its own
-            ``start`` or our round loop drives it. A config that names a reduction already has the last word.
-        weighting: ``examples`` weighs a reply by its weight, ``uniform`` counts every client alike.
-        aggregator: combines replies before the server's step in place of the mean, see
-            :mod:`fedmomentum.strategies.robust`; it makes the engine send every client's own reply.
-        privacy: makes the mean differentially private, see :class:`~fedmomentum.strategies.privacy.Privacy`; needs
-            ``cohort=BernoulliCohort(probability=q, redraw=False)``, and every client counts alike.
-        clip_update: largest Euclidean length of a client's update; a longer one is shortened before it is combined.
-        max_update_norm: largest Euclidean length of a client's update; a longer one is refused (``clip_update`` keeps
-            and shortens it). It makes the engine send every client's own reply.
-        step_schedule: round, from 0 -> factor on the server's step (a learning rate schedule, a warm-up); None is 1.
-
     Attributes:
         rejected: clients of the last ``aggregate_train`` whose replies were not used, or never came, and why.
         accepted: clients whose replies were used in it; a block counts each of its members.
@@ -94,63 +54,12 @@ class FedAvg(Seams):
         population: nodes that were connected when the last cohort was chosen.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: a setting is out of range, or does not go with another one or with the algorithm.
     """
 
-    fraction_train: float = 1.0
-    fraction_evaluate: float = 1.0
-    min_train_nodes: int = 2
-    min_evaluate_nodes: int = 2
-    min_available_nodes: int = 2
-    weighted_by_key: str = protocol.NUM_EXAMPLES
-    arrayrecord_key: str = protocol.ARRAYS
-    configrecord_key: str = protocol.CONFIG
-    train_metrics_aggr_fn: MetricsFn | None = None
-    evaluate_metrics_aggr_fn: MetricsFn | None = None
-    _: KW_ONLY
-    seed: int = 0
-    cohort: Cohort | None = None
-    quorum: int | float | None = None
-    on_missed_quorum: Literal["keep", "stop"] = "keep"
-    node_timeout: float = 60.0
-    buffers: Collection[str] | None = None
-    accumulation: Accumulation = "wide"
-    reduction: Literal["auto", "mean", "every"] = "auto"
-    weighting: Literal["examples", "uniform"] = "examples"
-    aggregator: Aggregator | None = None
-    clip_update: float | None = None
-    max_update_norm: float | None = None
-    step_schedule: Callable[[int], float] | None = None
-    privacy: Privacy | None = None
-
     def __post_init__(self) -> None:
-        """Check the arguments."""
-        for name in ("fraction_train", "fraction_evaluate"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
-        _check_choice("on_missed_quorum", self.on_missed_quorum, ("keep", "stop"))
-        _check_choice("accumulation", self.accumulation, ("wide", "native"))
-        _check_choice("reduction", self.reduction, ("auto", protocol.MEAN, protocol.EVERY))
-        _check_choice("weighting", self.weighting, (protocol.EXAMPLES, protocol.UNIFORM))
-        for name in ("clip_update", "max_update_norm"):
-            if (longest := getattr(self, name)) is not None and not longest > 0:
-                raise ValueError(f"{name} must be above 0, not {longest}")
-        if self.max_update_norm is not None and type(self).reply_layout is not FedAvg.reply_layout:
-            raise ValueError(f"{type(self).__name__} gets no models back: no max_update_norm goes with it")
-        if self._robust and (self.single_replies or type(self).extra_in_replies is not FedAvg.extra_in_replies):
-            raise ValueError(
-                f"{type(self).__name__} averages more than models: no aggregator, clip_update or privacy goes with it"
-            )
-        if self.privacy is not None:
-            needs_more = bool(self.needs_metrics) or self.counts_replies
-            others = (self.aggregator, self.clip_update, self.quorum)
-            check(self.privacy, who=type(self).__name__, needs_more=needs_more, others=others, cohort=self.cohort)
-        if isinstance(self.buffers, str):
-            raise ValueError(f"buffers must be a collection of names, not the string '{self.buffers}'")
-        if isinstance(self.quorum, float) and not 0.0 < self.quorum <= 1.0:
-            raise ValueError(f"quorum as a share of the cohort must be in (0, 1], not {self.quorum}")
-        if isinstance(self.quorum, int) and self.quorum < 1:
-            raise ValueError(f"quorum as a number of clients must be at least 1, not {self.quorum}")
+        """Check the settings; there was no round yet."""
+        super().__post_init__()
         self._drives = False
         self.rejected: list[Failure] = []
         self.accepted = 0
@@ -182,10 +91,6 @@ class FedAvg(Seams):
     def _weights(self) -> NDArray[np.float64]:
         """Give the weight of each client of the round."""
         return weights_of(self._reports, uniform=self._uniform)
-
-    @property
-    def _uniform(self) -> bool:
-        return self.weighting == protocol.UNIFORM or self.privacy is not None
 
     def start(self, *args: Any, **kwargs: Any) -> Result:
         """Run all rounds as Flower's own ``start`` does; see there for the arguments."""
@@ -288,7 +193,8 @@ class FedAvg(Seams):
         self.rejected += silent(self._asked, admitted, self.rejected)
         self.accepted = sum(len(reply.clients) for reply in admitted)
         now = server_round + self._offset
-        log_admission(f"round {now}", self.accepted, self.rejected)
+        if self._drives or self.rejected:  # a round loop of ours tells of rounds in its own way
+            log_admission(f"round {now}", self.accepted, self.rejected)
 
         enough = self._quorate(now)
         self.round = now
@@ -359,15 +265,6 @@ class FedAvg(Seams):
             log_admission(f"round {now}, evaluation", sum(len(reply.clients) for reply in admitted), rejected)
         return self._metrics(admitted, self.evaluate_metrics_aggr_fn) if admitted else None
 
-    def summary(self) -> None:
-        """Log the algorithm's settings, and those of the shared ones that differ from their defaults."""
-        shared = {f.name: f.default for f in fields(FedAvg)}
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        own = [f"{name}={value}" for name, value in values.items() if name not in shared]
-        changed = [f"{name}={value}" for name, value in values.items() if name in shared and value != shared[name]]
-        log(INFO, "\t├── %s: %s", type(self).__name__, ", ".join(own) or "no settings of its own")
-        log(INFO, "\t└── Shared settings: %s", ", ".join(changed) or "defaults")
-
     # ---- steps of a round ----------------------------------------------------------------------------------------
 
     def _begin(self, server_round: int) -> int:
@@ -391,11 +288,6 @@ class FedAvg(Seams):
         if self.reduction == "auto":
             return protocol.MEAN if self._drives else protocol.EVERY
         return self.reduction
-
-    def _is_buffer(self, name: str, x: NDArray[Any]) -> bool:
-        if x.dtype.kind != "f":
-            return True
-        return name.endswith(_BATCH_NORM) if self.buffers is None else name in self.buffers
 
     def _quorate(self, now: int) -> bool:
         if isinstance(self.quorum, float):
@@ -424,10 +316,6 @@ class FedAvg(Seams):
             return {}
         return agreement(old, mean, lengths.tolist(), self._weights().tolist(), population=self.population)
 
-    @property
-    def _robust(self) -> bool:
-        return any(x is not None for x in (self.aggregator, self.clip_update, self.privacy))
-
     def _private(self, models: Sequence[records.Views], sent: records.Views, now: int) -> records.Views:
         assert self.privacy is not None
         expected = probability(self.cohort) * self.population
@@ -442,11 +330,6 @@ class FedAvg(Seams):
             mean = weighted_mean([reply.extras[name] for reply in admitted], weights, layout)
             out[name] = {key: torch.from_numpy(x) for key, x in mean.items()}
         return out
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not '{value}'")
 
 
 def _widened(tree: Tree) -> Tree:

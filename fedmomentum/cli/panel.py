@@ -18,7 +18,7 @@ from rich.text import Text
 
 from fedmomentum.cli.progress import ArmProgress, Progress
 from fedmomentum.events import End, Start
-from fedmomentum.report.numbers import duration, number
+from fedmomentum.report.numbers import duration, number, rate
 
 MARKS = {"waiting": " ", "running": ">", "finished": "+", "interrupted": "!", "failed": "x"}
 COLOURS = {"waiting": "bright_black", "running": "bold", "finished": "", "interrupted": "yellow", "failed": "red"}
@@ -128,7 +128,7 @@ class LivePanel(Progress):
             "accuracy": Text(number(arm.latest["accuracy"]) if "accuracy" in arm.latest else "", style="bold"),
             "curve": Text(sparkline(arm.accuracies, 16), style="cyan"),
             "loss": Text(number(arm.latest["loss"]) if "loss" in arm.latest else ""),
-            "clients/s": Text(f"{arm.rate:.3g}" if arm.rate is not None else ""),
+            "clients/s": Text(rate(arm.rate) if arm.rate is not None else ""),
             "failed": Text(str(arm.failures) if arm.failures else "", style="yellow"),
             "left": Text(left, style=style),
         }

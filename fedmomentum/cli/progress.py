@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from fedmomentum.events import End, RoundEnd, Start
-from fedmomentum.report.numbers import duration, number
+from fedmomentum.report.numbers import duration, number, rate
 
 
 @dataclass
@@ -25,8 +25,10 @@ class ArmProgress:
     failures: int = 0
     seconds: float = 0.0
     """Wall-clock time since the arm's start, without rounds that an earlier process did."""
+    ended: float = 0.0
+    """When the last round ended, by the run's own clock: it may be told of later, together with the next one."""
     warm: tuple[int, int, float] = (0, 0, 0.0)
-    """Rounds, replies and seconds up to the end of the first round here, in which workers start."""
+    """Rounds, replies and that time at the end of the first round here, in which workers start."""
     latest: dict[str, float] = field(default_factory=dict)
     """The last value of every metric."""
     accuracies: list[float] = field(default_factory=list)
@@ -34,10 +36,10 @@ class ArmProgress:
     @property
     def pace(self) -> tuple[int, int, float]:
         """Rounds, replies and seconds to judge the speed by: all here but the first round, once there is a second."""
-        rounds, replies, seconds = self.warm
+        rounds, replies, ended = self.warm
         here = self.done - self.first + 1
-        if here > rounds:
-            return here - rounds, self.replies - replies, self.seconds - seconds
+        if here > rounds > 0:
+            return here - rounds, self.replies - replies, self.ended - ended
         return here, self.replies, self.seconds
 
     @property
@@ -76,10 +78,11 @@ class Progress:
         arm.done = event.round
         arm.rounds = event.rounds
         arm.seconds = self._clock() - self._began
+        arm.ended = event.metrics.get("elapsed", arm.seconds)
         arm.replies += int(event.metrics.get("replies", 0))
         arm.failures += int(event.metrics.get("failures", 0))
         if arm.done == arm.first:
-            arm.warm = (1, arm.replies, arm.seconds)
+            arm.warm = (1, arm.replies, arm.ended)
         arm.latest.update(event.metrics)
         if "accuracy" in event.metrics:
             arm.accuracies.append(event.metrics["accuracy"])
@@ -124,7 +127,7 @@ class Lines(Progress):
         if failures := int(event.metrics.get("failures", 0)):
             words.append(f"{failures} failed")
         if arm.rate is not None:
-            words.append(f"{arm.rate:.3g} clients/s")
+            words.append(f"{rate(arm.rate)} clients/s")
         if arm.remaining:
             words.append(f"ETA {duration(arm.remaining)}")
         print("  ".join([event.arm, *words] if event.arm else words), file=self._stream, flush=True)

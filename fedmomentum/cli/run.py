@@ -17,6 +17,7 @@ from fedmomentum.cli import CLAIM, INTERNAL, INTERRUPTED, OK
 from fedmomentum.cli.progress import Lines, Progress
 from fedmomentum.cli.quiet import hush, stdout_to_stderr
 from fedmomentum.cli.summary import as_json, final_lines
+from fedmomentum.report.numbers import plural
 from fedmomentum.runs import list_runs
 from fedmomentum.runs.atomic import finite
 
@@ -108,4 +109,5 @@ def say_what_was_kept(out: str) -> None:
     """Name the run folder of this process, if it had come to have one when it was stopped."""
     mine = next((run for run in list_runs(out) if run.status.get("pid") == os.getpid()), None)
     if mine is not None:
-        print(f"{len(mine.metrics)} rows of metrics are kept in {mine.path}", file=sys.stderr)
+        count = len(mine.metrics)
+        print(f"{plural(count, 'row')} of metrics {'is' if count == 1 else 'are'} kept in {mine.path}", file=sys.stderr)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from fedmomentum.data.adapter import from_flwr_datasets
+from fedmomentum.data.client_order import arrange
 from fedmomentum.data.dataset import Dataset
 from fedmomentum.data.federated import FederatedData
 from fedmomentum.data.load import DATASETS, load
@@ -25,6 +26,7 @@ __all__ = [
     "FederatedData",
     "Partition",
     "PartitionSummary",
+    "arrange",
     "from_flwr_datasets",
     "load",
     "partition",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedmomentum.data.arguments import real
 from fedmomentum.data.dataset import Array, Dataset
-from fedmomentum.data.partition import IntArray, Partition
+from fedmomentum.data.partition import IntArray, Partition, offsets_of
 from fedmomentum.data.shift import FeatureShift
 from fedmomentum.errors import UserError
 from fedmomentum.streams import stream
+
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +37,9 @@ class FederatedData:
         validation: part of each client's examples that are held out for its own validation.
         shift: each client's lens; None for none.
         seed: of the stream "validation".
+        arranged: whether x and y hold the training examples of one client after another, then the validation examples
+            likewise (:func:`fedmomentum.data.client_order.arrange`).
+        origin: ``[N]``, the number in the data set of each example, where they were renumbered; else None.
     """
 
     name: str
@@ -45,6 +52,8 @@ class FederatedData:
     validation: float = 0.0
     shift: FeatureShift | None = None
     seed: int = 0
+    arranged: bool = False
+    origin: IntArray | None = None
 
     @classmethod
     def build(
@@ -109,6 +118,11 @@ class FederatedData:
         held = self.partition.sizes
         return held if self.validation == 0 else held - self._validation_sizes(held)
 
+    @cached_property
+    def starts(self) -> IntArray:
+        """Where each client's training examples begin, and the last one's end, if data are arranged: ``[C + 1]``."""
+        return self.partition.offsets if self.validation == 0 else offsets_of(self.sizes)
+
     def train_indices(self, client: int) -> IntArray:
         """Give the numbers of a client's training examples.
 
@@ -116,7 +130,9 @@ class FederatedData:
             IndexError: there is no such client.
         """
         held = self.partition.indices(client)
-        return held if self.validation == 0 else held[~self._is_validation(client, len(held))]
+        if self.validation == 0:
+            return held
+        return _numbers(self.train_rows([client])) if self.arranged else held[~self.is_validation(client)]
 
     def validation_indices(self, client: int) -> IntArray:
         """Give the numbers of a client's validation examples; the same at every call.
@@ -125,7 +141,28 @@ class FederatedData:
             IndexError: there is no such client.
         """
         held = self.partition.indices(client)
-        return held[:0] if self.validation == 0 else held[self._is_validation(client, len(held))]
+        if self.validation == 0:
+            return held[:0]
+        return _numbers(self.validation_rows(client)) if self.arranged else held[self.is_validation(client)]
+
+    def train_rows(self, clients: Sequence[int]) -> slice | IntArray:
+        """Give the rows of x and y with training examples of clients, one after another; a slice where it is one."""
+        if not self.arranged:
+            return np.concatenate([self.train_indices(client) for client in clients])
+        chosen = np.asarray(clients)
+        begins, ends = self.starts[chosen], self.starts[chosen + 1]
+        if (begins[1:] == ends[:-1]).all():
+            return slice(int(begins[0]), int(ends[-1]))
+        sizes = ends - begins
+        rows: IntArray = np.arange(sizes.sum()) + np.repeat(begins - np.cumsum(sizes) + sizes, sizes)
+        return rows
+
+    def validation_rows(self, client: int) -> slice | IntArray:
+        """Give the rows of x and y with a client's validation examples; a slice where data are arranged."""
+        if not self.arranged:
+            return self.validation_indices(client)
+        begin, end = self.starts[-1] + self.partition.offsets[client : client + 2] - self.starts[client : client + 2]
+        return slice(int(begin), int(end))
 
     def train_arrays(self, client: int) -> tuple[Array, Array]:
         """Give x ``[n, *shape]`` and y of a client's training examples, as the client sees them.
@@ -146,16 +183,23 @@ class FederatedData:
     def _seen(self, client: int, examples: IntArray) -> tuple[Array, Array]:
         x = self.x[examples]
         if self.shift is not None:
-            x = self.shift.apply(x, client=client, examples=examples)
+            named = examples if self.origin is None else self.origin[examples]
+            x = self.shift.apply(x, client=client, examples=named)
         return x, self.y[examples]
+
+    def is_validation(self, client: int) -> Mask:
+        """Say of each example that a client holds whether it is for validation, ``[n]``."""
+        held = len(self.partition.indices(client))
+        chosen = np.zeros(held, bool)
+        count = int(self._validation_sizes(np.array([held]))[0])
+        chosen[stream(self.seed, "validation", client=client).choice(held, count, replace=False, shuffle=False)] = True
+        return chosen
 
     def _validation_sizes(self, held: IntArray) -> IntArray:
         wanted = np.rint(self.validation * held).astype(held.dtype)
         most = np.maximum(held - 1, 0)
         return np.asarray(np.minimum(wanted, most))
 
-    def _is_validation(self, client: int, held: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        chosen = np.zeros(held, bool)
-        count = int(self._validation_sizes(np.array([held]))[0])
-        chosen[stream(self.seed, "validation", client=client).choice(held, count, replace=False, shuffle=False)] = True
-        return chosen
+
+def _numbers(rows: slice | IntArray) -> IntArray:
+    return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows

@@ -28,7 +28,7 @@ name = "{name}"
 version = "1.0.0"
 description = {description}
 license = "Apache-2.0"
-dependencies = ["fedmomentum=={version}"]
+dependencies = []  # unless told not to, Flower downloads what stands here for each run; every machine has it already
 
 [tool.setuptools]
 packages = []

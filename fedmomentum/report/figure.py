@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedmomentum.runs.atomic import write_with
+from fedmomentum.runs.atomic import write_with, writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +93,8 @@ def head(axes: Axes, question: str, note: str = "") -> None:
 
 def save(made: Figure, folder: Path, name: str) -> list[Path]:
     """Write ``<name>.svg`` and ``<name>.png`` into a folder, atomically, and give their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("svg", "png")]
     for path, metadata in zip(paths, ({"Date": None, "Creator": "fedmomentum"}, {"Software": None}), strict=True):
         write_with(path, partial(made.savefig, format=path.suffix[1:], metadata=metadata))

@@ -36,6 +36,11 @@ def real(value: object) -> float:
         return math.inf
 
 
+def rate(count: float) -> str:
+    """Write a number of things a second: ``0.125``, ``12.5``, ``1,250``."""
+    return f"{count:.3g}" if count < 999.5 else f"{count:,.0f}"
+
+
 def size(count: float) -> str:
     """Write a number of bytes: ``96 B``, ``1.5 kB``, ``2.25 MB``; a kilobyte is 1000 bytes."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -11,7 +11,7 @@ from fedmomentum.report.charts import MOST_BANDS, Chart, groups, mean
 from fedmomentum.report.gather import Arm, Source, mapping
 from fedmomentum.report.headline import Headline, Line, Point, total
 from fedmomentum.report.markup import Content, Html, join, number_cell, table, tag, text
-from fedmomentum.report.numbers import duration, number, plural, real, size
+from fedmomentum.report.numbers import duration, number, plural, rate, real, size
 from fedmomentum.report.pieces import MOST_LINES, MOST_NAME, details, named, note, section, swatch_class
 
 PHASES = ("configure", "broadcast", "train", "reduce", "aggregate", "evaluate_clients", "evaluate", "checkpoint")
@@ -95,9 +95,9 @@ def _results(line: Line, target: bool) -> list[Content]:
 
 
 def _costs(line: Line) -> list[Content]:
-    rate = f"{line.updates / line.seconds:,.3g}" if line.seconds > 0 and line.updates else "–"
+    pace = rate(line.updates / line.seconds) if line.seconds > 0 and line.updates else "–"
     return [
-        _count(line.rounds), _time(line.seconds or None), _count(line.updates), rate, _count(line.failures),
+        _count(line.rounds), _time(line.seconds or None), _count(line.updates), pace, _count(line.failures),
         _bytes(line.bytes or None),
     ]  # fmt: skip
 

@@ -50,8 +50,8 @@ fedmomentum run quickstart --set rounds=10 --set client.optimizer.lr=1e-2 --set 
 
 A block with a `name` (a data set, a rule, a strategy, ...) is replaced when its name changes, except for the settings
 that all names share: `data.partition={name: iid}` above keeps `clients: 100`. A setting that excludes another one
-(`steps` and `epochs`, `count` and `fraction`) takes its place. `--set arms=null` and `--set sweep=null` take arms and
-sweep away (and `--set 'expect=[]'` the claims about them).
+(`steps` and `epochs`, `count` and `fraction`) takes its place. `--set arms=null`, `--set sweep=null` and
+`--set expect=null` take arms, sweep and the claims about them away.
 
 ## Arms: runs that are compared
 

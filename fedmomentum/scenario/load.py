@@ -84,7 +84,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> LoadedS
     Args:
         path: a YAML file, or the name of a shipped scenario.
         overrides: changes such as ``client.optimizer.lr=1e-2``, laid over the file in this order; arms and sweeps are
-            laid over the result. ``arms=null`` and ``sweep=null`` take them away.
+            laid over the result. ``arms=null``, ``sweep=null`` and ``expect=null`` take these away.
 
     Raises:
         ScenarioError: holds everything that is wrong, each with its file, line and column.
@@ -123,21 +123,38 @@ def _prepare(
         changes, bad = override(text)
         problems += bad
         if changes is not None:
-            gone = {
-                key for key in ("arms", "sweep") if key in changes.members and changes.members[key].node.value is None
-            }
+            nulls = {key for key, member in changes.members.items() if member.node.value is None}
+            gone = nulls & {"arms", "sweep", "expect"}
             tree = overlay(tree, changes, root)
             tree = replace(tree, value={key: member for key, member in tree.members.items() if key not in gone})
     if "name" not in tree.members:
         head = Member(tree.place, Node(_as_name(default_name), tree.place))
         tree = replace(tree, value={"name": head, **tree.members})
     kind = tree.child("kind")
+    if kind is None and (problem := _other_kind(tree)) is not None:
+        return tree, None, [*problems, problem]
     wanted = "federated" if kind is None else kind.value
     if kind is not None and (not isinstance(wanted, str) or wanted not in KINDS):
         guess = did_you_mean(wanted, KINDS) if isinstance(wanted, str) else ""
         message = f"expected {', '.join(KINDS)}, not {show(kind.plain())}{guess}"
         return tree, None, [*problems, Problem(kind.place, ("kind",), message)]
     return tree, KINDS[str(wanted)], problems
+
+
+def _other_kind(tree: Node) -> Problem | None:
+    """Say so if what has no ``kind`` cannot be meant as a federated scenario: one fault in place of one a key."""
+    keys = [key for key in tree.members if key != "name"]
+    known = {kind: [key for key in keys if key in schema.model_fields] for kind, schema in KINDS.items()}
+    kind = max(known, key=lambda kind: len(known[kind]))
+    if keys and not known[kind]:
+        message = (
+            f"{show(keys[0])} is not a setting of a scenario, nor is any other key; it begins with 'kind: federated'"
+        )
+        return Problem(tree.place, (), message)
+    if len(known[kind]) > len(known["federated"]):
+        own = next(key for key in known[kind] if key not in known["federated"])
+        return Problem(tree.place, ("kind",), f"is missing; with '{own}' it is 'kind: {kind}'")
+    return None
 
 
 def _as_name(stem: str) -> str:

@@ -40,8 +40,9 @@ class Engine(Block):
     )
     gram_memory: NonNegative = Field(
         default=512.0,
-        description="MiB that the inner products of the examples of all clients may take for workers to keep them: "
-        "dense networks on small clients train faster on them; rounding depends on whether they do; 0: never",
+        description="MiB that the inner products of the examples of all clients may take for workers to keep them, "
+        "and as many for copies of inputs laid out as products read them: dense networks on small clients train faster "
+        "on them; rounding depends on whether they do; 0: never",
     )
     precision: Literal["float32", "tf32", "bf16"] = Field(
         default="float32",

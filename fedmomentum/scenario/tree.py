@@ -95,9 +95,9 @@ class Problem:
 class Unreadable(Exception):
     """The text is no YAML from some place on; ``problem`` says where and why."""
 
-    def __init__(self, place: Place, message: str) -> None:
+    def __init__(self, place: Place, message: str, path: tuple[str | int, ...] = ()) -> None:
         """Keep the problem."""
-        self.problem = Problem(place, (), message)
+        self.problem = Problem(place, path, message)
         super().__init__(message)
 
 
@@ -194,7 +194,7 @@ class _Reader:
             try:
                 value = scalar(_word(event)) if event.style is None and event.tag is None else _word(event)
             except ValueError as error:
-                raise Unreadable(place, str(error)) from None
+                raise Unreadable(place, str(error), path) from None
         elif isinstance(event, yaml.MappingStartEvent):
             value = self.mapping(path)
         else:

@@ -45,7 +45,7 @@ def start_ray(address: str | None, *, cpus: int | None = None, eager: bool = Fal
     A local one's processes are as nice as this one where they are to be ``eager``, and otherwise as nice as Ray's are.
 
     Raises:
-        UserError: there is no cluster at the address.
+        UserError: there is no cluster at the address, or a local Ray does not start.
     """
     if ray.is_initialized():
         return False
@@ -70,6 +70,11 @@ def start_ray(address: str | None, *, cpus: int | None = None, eager: bool = Fal
         with only_what_actors_need():
             settings = _LOCAL_SETTINGS | ({"worker_niceness": 0} if eager else {})
             ray.init(address="local", include_dashboard=False, num_cpus=cpus, _system_config=settings, **common)
+    except Exception as error:  # Ray's own kind for a node that does not come up is Exception itself
+        raise UserError(
+            f"engine.name: Ray did not start on this machine ({str(error).splitlines()[0]}). "
+            "Where it is only too busy, try again; 'inline' needs no Ray."
+        ) from error
     finally:
         for name, value in before.items():
             if value is None:

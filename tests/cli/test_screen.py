@@ -16,7 +16,7 @@ from fedmomentum.cli.quiet import ENVIRONMENT
 from fedmomentum.cli.summary import best_value, headline
 from fedmomentum.cli.table import table
 from fedmomentum.events import End, RoundEnd, Start
-from fedmomentum.report.numbers import duration, number
+from fedmomentum.report.numbers import duration, number, rate
 
 
 class Clock:
@@ -140,11 +140,32 @@ def test_the_start_of_the_workers_is_not_taken_for_the_pace() -> None:
     clock = Clock()
     progress = Progress(clock=clock)
     progress.start(Start("quick", 12, first_round=3))
-    for n, (seconds, rate, remaining) in enumerate([(20.0, 0.5, 180.0), (2.0, 5.0, 16.0), (3.0, 4.0, 17.5)], start=3):
+    for n, (seconds, pace, remaining) in enumerate([(20.0, 0.5, 180.0), (2.0, 5.0, 16.0), (3.0, 4.0, 17.5)], start=3):
         clock.now += seconds
         progress.round_end(RoundEnd(n, 12, {"replies": 10}))
         [arm] = progress.arms.values()
-        assert (arm.rate, arm.remaining) == (rate, remaining)
+        assert (arm.rate, arm.remaining) == (pace, remaining)
+
+
+def test_rounds_that_are_told_together_did_not_take_no_time() -> None:
+    """Each waits for its evaluation, which goes on beside the next round: told at 4 s and 8 s, two at a time."""
+    clock = Clock()
+    progress = Progress(clock=clock)
+    progress.start(Start("quick", 6, first_round=3))
+    rates = []
+    for n, (wait, elapsed) in enumerate([(4.0, 102.0), (0.001, 104.0), (4.0, 106.0), (0.001, 108.0)], start=3):
+        clock.now += wait
+        progress.round_end(RoundEnd(n, 6, {"replies": 10, "elapsed": elapsed}))
+        [arm] = progress.arms.values()
+        rates.append(arm.rate)
+    assert rates == [2.5, 5.0, 5.0, 5.0] and arm.remaining == 0.0  # 10 clients every 2 s, once the first is done
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0.125, "0.125"), (12.34, "12.3"), (999.4, "999"), (999.6, "1,000"), (1250.0, "1,250")]
+)
+def test_a_rate_is_written_without_an_exponent(count: float, text: str) -> None:
+    assert rate(count) == text
 
 
 MANY = "m6 reached accuracy 0.600 after 1 round; m5 0.500; m4 0.400; m3 0.300; 3 more arms ("

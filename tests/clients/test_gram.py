@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from fedmomentum.clients import dual as dual_form
 from fedmomentum.clients.dual import Dual
-from fedmomentum.clients.examples import ALIGNMENT, Examples
+from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.gram import Grams, most_kept
 from fedmomentum.clients.worker import Worker
-from fedmomentum.data import Dataset, FeatureShift, FederatedData, Partition
+from fedmomentum.data import Dataset, FeatureShift, FederatedData, Partition, arrange
+from fedmomentum.data.client_order import ALIGNMENT
 
 from .federation import SIZES, federation, records, spec, train_task
 
@@ -73,24 +76,25 @@ def test_products_are_those_of_inputs_with_a_one_behind_them():
     assert before.numbers is not held.of(EVERYONE).numbers
 
 
-def test_own_inputs_lie_client_by_client():
+@pytest.mark.parametrize("shape", [(2, 8), (3, 5)], ids=["every row is aligned", "few rows are"])
+def test_own_inputs_lie_client_by_client(shape):
     order = np.array([5, 1, 2, 9, 0, 7])  # 1, 2 is a run of the data set, the rest is not
-    x = np.random.default_rng(0).standard_normal((10, 2, 8), dtype=np.float32)
+    x = np.random.default_rng(0).standard_normal((10, *shape), dtype=np.float32)
     dataset = Dataset(name="t", x=x, y=np.arange(10) % 2, test_x=x, test_y=np.arange(10) % 2, classes=2)
     for shift in (None, FeatureShift(noise=0.5, seed=3)):
         data = FederatedData.build(dataset, Partition(order, np.array([0, 1, 3, 6])), shift=shift)
-        examples = Examples(data, "cpu")
-        for clients in ([0], [1], [2, 1], [0, 1, 2]):
-            x, y, starts = examples.own(clients)
+        examples, arranged = Examples(data, "cpu"), Examples(arrange(data), "cpu")
+        for clients, moved in itertools.product(([0], [1], [2, 1], [0, 2], [0, 1, 2]), (False, True)):
+            x, y, starts = (arranged if moved else examples).own(clients)
             for client, start in zip(clients, starts, strict=True):
                 arrays = data.train_arrays(client)
                 for own, expected in zip((x, y), arrays, strict=True):
                     np.testing.assert_array_equal(own[start : start + len(arrays[1])], expected)
             assert len(x) == len(y) == sum(data.sizes[clients])
             assert x.data_ptr() % ALIGNMENT == 0
-    plain = Examples(FederatedData.build(dataset, Partition(np.arange(10), np.array([0, 4, 10]))), "cpu")
-    whole = plain.own([1, 0])[0]
-    assert whole.data_ptr() == plain._x.data_ptr() or plain._x.data_ptr() % ALIGNMENT  # nothing moves if it need not
+    arranged = Examples(arrange(FederatedData.build(dataset, Partition(order, np.array([0, 1, 3, 6])))), "cpu")
+    assert arranged.own([2, 0, 1])[0].data_ptr() == arranged._x.data_ptr()  # nothing moves if it need not
+    assert (arranged.own([2, 1])[0].data_ptr() == arranged._x[1:].data_ptr()) == (shape == (2, 8))
 
 
 def test_the_rule_counts_clients_that_are_small_enough():

@@ -54,6 +54,7 @@ def test_the_app_that_is_written_holds_a_scenario_and_no_code(tmp_path):
     config, warnings = load_and_validate(folder / "pyproject.toml")
     assert not warnings
     assert config["tool"]["flwr"]["app"]["config"]["clients"] == 4
+    assert config["project"]["dependencies"] == []  # Flower would install them for each run, or fail to
     assert len(build_fab_from_disk(folder)) < 10_000
     with pytest.raises(UserError, match="is not empty"):
         write_app(loaded, folder, Settings())

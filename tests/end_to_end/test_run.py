@@ -11,6 +11,7 @@ import torch
 import yaml
 
 import fedmomentum as fm
+from fedmomentum.api import course
 from fedmomentum.errors import UserError
 from fedmomentum.scenario import load, shipped
 from tests.end_to_end.tiny import same_models, write
@@ -68,6 +69,33 @@ def test_arms_share_data_and_differ_in_what_they_say(tmp_path):
     assert same_models(result.folder / "arms/FedAvgM", single.folder)
     run = fm.load_run(result.folder)
     assert {row["arm"] for row in run.metrics} == {"FedAvg", "FedAvgM"}
+
+
+def test_where_examples_lie_changes_no_bit_of_a_run(tmp_path, monkeypatch):
+    data = {"name": "digits", "validation": 0.2, "partition": {"name": "dirichlet", "clients": 12, "alpha": 0.3}}
+    path = write(tmp_path, data=data, evaluate={"clients": 1.0})
+    arranged = fm.run(path, out=tmp_path / "runs")
+    monkeypatch.setattr("fedmomentum.build.arrange", lambda data: data)
+    monkeypatch.setattr("fedmomentum.data.arrange", lambda data: data)
+    as_they_lie = fm.run(path, out=tmp_path / "runs")
+    assert same_models(arranged.folder, as_they_lie.folder)
+    clocks = {"seconds", "elapsed"}
+    for one, other in zip(arranged.metrics, as_they_lie.metrics, strict=True):
+        assert {k: v for k, v in one.items() if k not in clocks} == {k: v for k, v in other.items() if k not in clocks}
+    one, other = ((run.folder / "partition.json").read_text() for run in (arranged, as_they_lie))
+    assert one == other
+
+
+def test_data_are_held_once_where_arms_split_them_alike(tmp_path):
+    def prepared(**arms):
+        made = course(load(write(tmp_path, arms=arms)))
+        made.prepare()
+        return made.datasets, [federation.data for federation in made.federations.values()]
+
+    datasets, (first, second) = prepared(FedAvg={"strategy": {"name": "fedavg"}}, FedAvgM={})
+    assert not datasets and first is second and first.arranged
+    datasets, (first, second) = prepared(Even={"data.partition.alpha": 100}, Uneven={})
+    assert datasets and first.x is second.x and not (first.arranged or second.arranged)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedmomentum.cli import main
+from fedmomentum.errors import UserError
 from fedmomentum.report.comparison import draw_comparison
 from fedmomentum.report.numbers import size
 from fedmomentum.runs import load_run
@@ -95,6 +96,9 @@ def test_the_picture_has_every_candidate_on_both_axes(store: Store, tmp_path: Pa
     assert svg.name == "compare-loss.svg" and "MB sent" not in svg.read_text()
     lost = compare([load_run(store({"": [math.nan, math.nan]}))])
     assert draw_comparison(lost, folder=tmp_path / "none") == [] and not (tmp_path / "none").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=f"{tmp_path}/file: cannot be written: File exists"):
+        draw_comparison(found, folder=tmp_path / "file")
 
 
 def test_runs_list(store: Store, capsys: Capture) -> None:

@@ -30,12 +30,14 @@ def dig(scenario: object, path: str) -> Any:
     return scenario
 
 
-def test_arms_and_sweep_can_be_taken_away_by_an_override(loaded: Loaded) -> None:
+def test_arms_sweep_and_claims_can_be_taken_away_by_an_override(loaded: Loaded) -> None:
     both = "arms: {a: {}, b: {seed: 1}}\nsweep: {seeds: 2}\n"
     assert len(loaded(both).arms) == 4
     assert [arm.name for arm in loaded(both, "sweep=null").arms] == ["a", "b"]
     assert [arm.name for arm in loaded(both, "sweep=null", "arms=null").arms] == [""]
     assert [arm.name for arm in loaded(both, "sweep=null", "arms=null", "arms={c: {}}").arms] == ["c"]
+    claims = both + "expect: [{metric: accuracy, arm: b, than: a}]\n"
+    assert loaded(claims).scenario.expect and not loaded(claims, "arms=null", "expect=null").scenario.expect
 
 
 @pytest.mark.parametrize(

@@ -243,3 +243,20 @@ def test_a_shipped_scenario_is_found_by_its_name_but_a_file_comes_first(
     assert len(load("quickstart").arms) == 2
     (tmp_path / "quickstart").write_text(base)
     assert load("quickstart").arms[0].name == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("system: {name: spring}\nseed: 3\n", "s.yaml:1:1: kind: is missing; with 'system' it is 'kind: analogy'"),
+        ("name: x\ntarget: {name: banana}\n", "s.yaml:1:1: kind: is missing; with 'target' it is 'kind: sample'"),
+        ("services: {}\nvolumes: {}\n", "s.yaml:1:1: 'services' is not a setting of a scenario, nor is any other key;"),
+        (
+            "kind: federated\nclient: {optimizer: {lr: .nan}}",
+            "s.yaml:2:26: client.optimizer.lr: '.nan' is not a finite",
+        ),
+    ],
+)
+def test_what_is_no_federated_scenario_is_told_in_one_line(faults_of: FaultsOf, text: str, expected: str) -> None:
+    [fault] = faults_of(text)
+    assert expected in str(fault)

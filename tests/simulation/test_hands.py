@@ -168,3 +168,18 @@ def test_an_attribute_can_be_asked_for_and_a_pool_used_again(executor, tmp_path)
 class _NoPuppet:
     def __init__(self):
         raise NotADirectoryError("there is no stage")
+
+
+def test_a_ray_that_does_not_start_is_told_in_one_line(monkeypatch):
+    ray = pytest.importorskip("ray")
+    from fedmomentum.simulation.ray_pool import start_ray
+
+    def init(**options):
+        raise Exception("The current node timed out during startup.\nMore of it.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    before = dict(os.environ)
+    with pytest.raises(UserError, match=r"did not start .*\(The current node timed out during startup\.\).* 'inline'"):
+        start_ray(None, cpus=2)
+    assert all(os.environ[name] == value for name, value in before.items())
