@@ -1,13 +1,13 @@
 """What the recorded rules of ``vectorize: auto`` rest on: where which way of training a dense client is the faster one.
 
 ``python -m benchmarks.vectorize [orders] [products] [stacking] [dual] [convolved] [bare] [worker] [scattered]
-[--repeats 5]``.
+[compiled] [--repeats 5]``.
 Times are processor time of one thread, the shortest of interleaved repeats (``worker``: the median), so that a busy
 machine changes them little; a ratio above 1 says that the second way is the faster one. The figures settle ``NARROW``
 (orders), whether ``clients/linear.py`` pays, and ``PACKED_UNITS`` (products), ``STACK_LIMIT`` (stacking),
 ``EXAMPLES_PER_UNIT``, ``KEPT_EXAMPLES`` and ``KEPT_PER_OUTPUT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare``
 compares a worker with a plain loop, ``worker`` takes one apart, and ``scattered`` shows what the order of examples is
-worth.
+worth. ``compiled`` shows what compiling the gradients of stacked clients would gain where ``vmap`` makes them.
 """
 
 from __future__ import annotations
@@ -283,10 +283,45 @@ def worker_parts(repeats: int) -> None:
         print(f"| {model} | {whole:.2f} | {both:.2f} | {whole - both:.2f} |", flush=True)
 
 
+def compiled(repeats: int) -> None:
+    """Gradients of 50 stacked clients by ``vmap`` of autograd, as they are and compiled, one thread."""
+    from torch import nn
+    from torch.func import functional_call, grad_and_value, vmap
+
+    def hidden(*widths: int, normed: bool = False) -> nn.Module:
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inputs, outputs in pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), *([nn.LayerNorm(outputs), nn.GELU()] if normed else [nn.Tanh()])]
+        return nn.Sequential(*layers, nn.Linear(widths[-1], 10))
+
+    networks = {
+        "tanh, 784-200-10": (784, hidden(784, 200)),
+        "tanh, 64-64-32-10": (64, hidden(64, 64, 32)),
+        "layer norm and GELU, 64-64-64-64-10": (64, hidden(64, 64, 64, 64, normed=True)),
+    }
+    print("| network | vmap, ms a step | compiled | ratio | s to compile | largest difference |\n" + "|---" * 6 + "|")
+    for name, (inputs, module) in networks.items():
+        params = {n: p.detach().expand(50, *p.shape).clone() for n, p in module.named_parameters()}
+        x, y = torch.randn(50, BATCH, inputs), torch.randint(0, 10, (50, BATCH))
+
+        def loss(params: Any, x: Any, y: Any, module: nn.Module = module) -> torch.Tensor:
+            return nn.functional.cross_entropy(functional_call(module, params, (x,)), y)
+
+        plain = vmap(grad_and_value(loss))
+        began = time.perf_counter()
+        fast = torch.compile(plain, dynamic=False)
+        found = fast(params, x, y)[0]
+        seconds = time.perf_counter() - began
+        off = max(float((found[n] - g).abs().max()) for n, g in plain(params, x, y)[0].items())
+        a, b = (1e3 * t for t in fastest([partial(way, params, x, y) for way in (plain, fast)], 4 * repeats))
+        print(f"| {name} | {a:.2f} | {b:.2f} | {a / b:.2f} | {seconds:.1f} | {off:.0e} |", flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables."""
     parts = {"orders": orders, "products": products, "stacking": stacking, "dual": dual}
     parts |= {"convolved": convolved, "bare": bare, "worker": worker_parts, "scattered": scattered}
+    parts |= {"compiled": compiled}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[[], *parts], default=[])
     parser.add_argument("--repeats", type=int, default=5)
