@@ -91,7 +91,7 @@ def rounds(clients: int, count: int, engine: str, model: str = "lin") -> dict[st
     from fedmomentum.clients.network import Network
     from fedmomentum.clients.spec import ClientSpec, ModelSpec
     from fedmomentum.clients.worker import Worker
-    from fedmomentum.data import Dataset, FederatedData, Partition
+    from fedmomentum.data import Dataset, FederatedData, Partition, arrange
     from fedmomentum.events import RoundEnd, Start
     from fedmomentum.runs import RunFolder
     from fedmomentum.runs.recorder import Recorder
@@ -113,7 +113,7 @@ def rounds(clients: int, count: int, engine: str, model: str = "lin") -> dict[st
         x = rng.random((clients * EXAMPLES, 1, 28, 28), dtype=np.float32)
         y = rng.integers(0, 10, len(x))
         dataset = Dataset(name="noise", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
-        data = FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES))
+        data = arrange(FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES)))
         make = partial(Worker, spec)
         if engine == "ray":
             from fedmomentum.simulation.ray_executor import RayExecutor

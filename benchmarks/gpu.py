@@ -66,13 +66,13 @@ def ours(
     from fedmomentum.clients.spec import ClientSpec, ModelSpec
     from fedmomentum.clients.vectorize import choose, training_path
     from fedmomentum.clients.worker import Worker
-    from fedmomentum.data import Dataset, FederatedData, Partition
+    from fedmomentum.data import Dataset, FederatedData, Partition, arrange
     from fedmomentum.protocol import ARRAYS
 
     parts = [client_data(c) for c in range(clients)]
     x, y = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
     dataset = Dataset(name="W", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
-    data = FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES))
+    data = arrange(FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES)))
     described = ModelSpec(model, (1, 28, 28), 10)
     stacked = choose(build(described), "auto", "cuda", mode)[0]  # also where it only is tried out
     spec = ClientSpec(

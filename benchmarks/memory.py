@@ -61,6 +61,12 @@ class Peaks:
         self.found["total"] = max(self.found["total"], total)
 
 
+def written(process: psutil.Process) -> int:
+    """Give the bytes that a process has written, shared memory that it has mapped included."""
+    used = _fields(f"{process.pid}/smaps_rollup")
+    return used["Anonymous"] + used["Pss_Shmem"]
+
+
 def _shared() -> int:
     """Give the bytes of shared memory that this machine has."""
     return _fields("meminfo")["Shmem"]

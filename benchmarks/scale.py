@@ -25,6 +25,8 @@ ROUNDS = 1000
 FEW, MANY = 10_000, 1_000_000
 LAYERS, COHORT = (24, 96), 8
 """Layers of the large models, 1.05 million parameters each, and clients a round."""
+LARGE_RUNS = (("sgd", "fedavg"), ("heavy_ball", "fedavg"), ("adam", "fedavg"), ("sgd", "fedadam"))
+"""Rules of their clients, and strategies."""
 
 
 def measure(part: str, *arguments: object) -> Any:
@@ -85,21 +87,21 @@ def models(repeats: int) -> dict[str, Any]:
     """Weigh what moves and what is held for models of 25 and 100 million parameters, inline and on 2 workers."""
     found: dict[str, Any] = {}
     print(
-        "\n| parameters | clients' rule | engine | moved / round | this process | a worker | all, shared memory "
-        "included | s / round |"
+        "\n| parameters | clients' rule | strategy | engine | moved / round | this process | a worker | "
+        "all, shared memory included | s / round |"
     )
-    print("|---|---|---|---|---|---|---|---|")
-    bits: dict[tuple[int, str], str] = {}
+    print("|---|---|---|---|---|---|---|---|---|")
+    bits: dict[tuple[int, str, str], str] = {}
     for workers in (0, 2):
         engine = f"Ray, {workers} workers" if workers else "inline"
         base = measure("models", 0, workers, COHORT)  # the same with a model of 0.04 million parameters
-        for layers, rule in product(LAYERS, ("sgd", "heavy_ball")):
-            row = measure("models", layers, workers, COHORT, rule)
+        for layers, (rule, server) in product(LAYERS, LARGE_RUNS):
+            row = measure("models", layers, workers, COHORT, rule, server)
             size = row["model_bytes"]
-            if bits.setdefault((layers, rule), row["bits"]) != row["bits"]:
-                raise SystemExit(f"{layers} layers, {rule}: the engines give different models")
+            if bits.setdefault((layers, rule, server), row["bits"]) != row["bits"]:
+                raise SystemExit(f"{layers} layers, {rule}, {server}: the engines give different models")
             held = {key: (row[key] - base[key]) / size for key in ("driver", "worker", "total")}
-            found[f"{size // 4:,} {rule} {engine}"] = {
+            found[f"{size // 4:,} {rule} {server} {engine}"] = {
                 "moved": row["moved_in_models"],
                 **held,
                 "seconds": row["seconds"],
@@ -107,7 +109,7 @@ def models(repeats: int) -> dict[str, Any]:
             moved = f"{row['moved_in_models']:.2f}" if workers else "0"
             worker = f"{held['worker']:.1f}" if workers else "-"
             print(
-                f"| {size / 4e6:.0f}M | {rule} | {engine} | {moved} | {held['driver']:.1f} | {worker} | "
+                f"| {size / 4e6:.0f}M | {rule} | {server} | {engine} | {moved} | {held['driver']:.1f} | {worker} | "
                 f"{held['total']:.1f} | {row['seconds']:.1f} |",
                 flush=True,
             )
@@ -152,16 +154,19 @@ def workers(repeats: int) -> dict[str, Any]:
 def rounds(repeats: int) -> dict[str, Any]:
     """Watch the memory of 1,000 rounds: bytes that it grows by a round, after the first 200."""
     found: dict[str, Any] = {}
-    print("\n| engine | MiB after 200 rounds | after 1,000 | bytes a round (least squares) |")
-    print("|---|---|---|---|")
+    print("\n| engine | process | MiB after 200 rounds | after 1,000 | bytes a round (least squares) |")
+    print("|---|---|---|---|---|")
     for count, name in ((0, "inline"), (2, "Ray, 2 workers")):
-        memory = measure("workers", count, 20, "mlp", ROUNDS)["memory"]
-        step = ROUNDS // len(memory)
-        at = [step * (i + 1) for i in range(len(memory))]
-        late = [(r, m) for r, m in zip(at, memory, strict=True) if r >= ROUNDS // 5]
-        slope = statistics.linear_regression([r for r, _ in late], [m for _, m in late]).slope
-        found[name] = {"memory": memory, "bytes_a_round": slope}
-        print(f"| {name} | {late[0][1] / 2**20:.1f} | {late[-1][1] / 2**20:.1f} | {slope:.0f} |", flush=True)
+        families = [measure("workers", count, 20, "mlp", ROUNDS)["memory"] for _ in range(repeats)]
+        for position, process in enumerate(("the command", "first worker", "second worker")[: count + 1]):
+            runs = [family[position] for family in families]
+            step = ROUNDS // len(runs[0])
+            at = [step * (i + 1) for i in range(len(runs[0]))]
+            late = [i for i, r in enumerate(at) if r >= ROUNDS // 5]
+            slopes = [statistics.linear_regression([at[i] for i in late], [run[i] for i in late]).slope for run in runs]
+            found[f"{name}, {process}"] = {"memory": runs, "bytes_a_round": slopes}
+            first, last = (statistics.median(run[i] for run in runs) / 2**20 for i in (late[0], late[-1]))
+            print(f"| {name} | {process} | {first:.2f} | {last:.2f} | {statistics.median(slopes):.0f} |", flush=True)
     return found
 
 

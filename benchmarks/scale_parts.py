@@ -91,6 +91,8 @@ def partitions(registered: int) -> dict[str, dict[str, float]]:
 
 
 WIDTH = 1024
+WATCHED = 3
+"""Rounds of a large model whose memory is watched."""
 
 
 def deep(*, input_shape: tuple[int, ...], classes: int, layers: int) -> Any:
@@ -101,8 +103,13 @@ def deep(*, input_shape: tuple[int, ...], classes: int, layers: int) -> Any:
     return nn.Sequential(nn.Linear(input_shape[0], WIDTH), nn.ReLU(), *hidden, nn.Linear(WIDTH, classes))
 
 
-def models(layers: int, workers: int, clients: int, rule: str = "heavy_ball") -> dict[str, Any]:
-    """Train rounds of a model on so many actors (0: in this process); give bytes that moved and memory at its peak."""
+def models(layers: int, workers: int, clients: int, rule: str = "heavy_ball", server: str = "fedavg") -> dict[str, Any]:
+    """Train rounds of a model on so many actors (0: in this process); give bytes that moved and memory at its peak.
+
+    Memory is that of the first rounds, seconds those of as many more: to look at the memory of large processes stops
+    them for a quarter of the time.
+    """
+    from contextlib import ExitStack
     from functools import partial
 
     import numpy as np
@@ -120,7 +127,7 @@ def models(layers: int, workers: int, clients: int, rule: str = "heavy_ball") ->
     from fedmomentum.simulation.executor import InlineExecutor
     from fedmomentum.simulation.grid import SimulationGrid
     from fedmomentum.simulation.loop import run_rounds
-    from fedmomentum.strategies import FedAvg
+    from fedmomentum.strategies import STRATEGIES
     from fedmomentum.strategies.records import record
 
     rng = np.random.default_rng(0)
@@ -146,20 +153,32 @@ def models(layers: int, workers: int, clients: int, rule: str = "heavy_ball") ->
         executor = InlineExecutor(make, data)
     grid = SimulationGrid(executor, spec, data.sizes)
     moved, seconds, last = [], [], [time.perf_counter()]
+    watching = ExitStack()
 
     def after_round(server_round: int, model: Any) -> None:
         moved.append((grid.report.broadcast_bytes + grid.report.gathered_bytes) / size)
+        if server_round == WATCHED:
+            watching.close()
         now = time.perf_counter()
-        seconds.append(now - last[0])
+        if server_round > WATCHED:
+            seconds.append(now - last[0])
         last[0] = now
 
-    with Peaks() as peaks:
-        result = run_rounds(FedAvg(fraction_evaluate=0.0), grid, first.pop(), 3, after_round=after_round)
+    with watching:
+        peaks = watching.enter_context(Peaks())
+        strategy = STRATEGIES[server](fraction_evaluate=0.0)
+        result = run_rounds(strategy, grid, first.pop(), 2 * WATCHED, after_round=after_round)
     bits = hashlib.sha256(b"".join(array.data[-64:] for array in result.arrays.values())).hexdigest()
     executor.close()
     if workers:
         starting.close()
-    return {"model_bytes": size, "moved_in_models": max(moved), "seconds": min(seconds), "bits": bits, **peaks.found}
+    return {
+        "model_bytes": size,
+        "moved_in_models": max(moved),
+        "seconds": statistics.median(seconds),
+        "bits": bits,
+        **peaks.found,
+    }
 
 
 def worker(layers: int, rule: str, method: str = "local_sgd") -> dict[str, Any]:
@@ -210,12 +229,16 @@ def worker(layers: int, rule: str, method: str = "local_sgd") -> dict[str, Any]:
 
 
 def workers(count: int, clients: int, model: str, rounds: int) -> dict[str, Any]:
-    """Train rounds of workload W's clients on so many actors (0: in this process); give seconds and memory by round."""
+    """Train rounds of workload W's clients on so many actors (0: in this process); give seconds and memory by round.
+
+    Memory is a list by process: this one, then each actor.
+    """
     from functools import partial
 
     import numpy as np
     import psutil
 
+    from benchmarks.memory import written
     from benchmarks.workload import BATCH, EXAMPLES, LR, MODELS, MOMENTUM, client_data
 
     if count:
@@ -252,14 +275,15 @@ def workers(count: int, clients: int, model: str, rounds: int) -> dict[str, Any]
     own = psutil.Process()
     family = [own, *(p for p in own.children(recursive=True) if p.name().startswith("ray::"))]
     seconds: list[float] = []
-    memory: list[int] = []
+    memory: list[list[int]] = [[] for _ in family]
     began = time.perf_counter()
 
     def after_round(server_round: int, arrays: Any) -> None:
         nonlocal began
         seconds.append(time.perf_counter() - began)
         if server_round % max(rounds // 40, 1) == 0:
-            memory.append(sum(process.memory_full_info().uss for process in family))
+            for process, seen in zip(family, memory, strict=True):
+                seen.append(written(process))
         began = time.perf_counter()  # to read the memory of large processes takes as long as a short round
 
     first = record(Network(spec.model).tree())

@@ -61,6 +61,57 @@ def _shape(spec: ClientSpec, examples: int) -> tuple[int, int, int, int]:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """How many batches, of which sizes, K clients have: all of their plans but which examples are in them."""
+
+    real_SKB: NDArray[np.bool_]
+    """Where there is an example, ``[steps, K, batch]``."""
+    weights_SKB: Tensor
+    """1 for an example, 0 where there is none."""
+    steps: NDArray[np.int64]
+    """Steps of each client."""
+
+    @classmethod
+    def of(cls, table_SKB: NDArray[np.int64], like: Tensor) -> Frame:
+        """Look where a table of examples has one (-1: none); weights are of the kind of ``like``."""
+        real_SKB = table_SKB >= 0
+        kind = like.dtype if like.is_floating_point() else torch.float32
+        return cls(real_SKB, torch.from_numpy(real_SKB).to(like.device, kind), real_SKB[:, :, 0].sum(0))
+
+    @cached_property
+    def active(self) -> list[int]:
+        """How many clients take part in each step: the first ones."""
+        active: list[int] = (self.steps > np.arange(len(self.real_SKB))[:, None]).sum(1).tolist()
+        return active
+
+    @cached_property
+    def left_SK(self) -> Tensor:
+        """Steps that each client has left at each of its own, that one among them."""
+        left = (self.steps - np.arange(len(self.real_SKB))[:, None]).clip(0)
+        return torch.from_numpy(left).to(self.weights_SKB.device)
+
+    @cached_property
+    def full(self) -> bool:
+        """Whether there is an example everywhere."""
+        return bool(self.real_SKB.all())
+
+    @cached_property
+    def seen_K(self) -> Tensor:
+        """Examples that each client sees in all its steps."""
+        return self.weights_SKB.sum((0, 2))
+
+    @cached_property
+    def share_SKB(self) -> Tensor:
+        """Weight of each example in the mean of its batch."""
+        return mean_shares(self.weights_SKB)
+
+    @cached_property
+    def against_SKB(self) -> Tensor:
+        """The same below 0: a gradient by outputs is a probability less a 1 for the label, times the share."""
+        return self.share_SKB.neg()
+
+
+@dataclass(frozen=True)
 class StackedPlan:
     """The batches of K clients side by side, in falling order of their steps: those still at work are the first ones.
 
@@ -70,39 +121,34 @@ class StackedPlan:
 
     rows_SKB: Tensor
     """Rows of the source of examples, ``[steps, K, batch]``."""
-    weights_SKB: Tensor
-    """1 for an example, 0 where there is none."""
-    steps: NDArray[np.int64]
-    """Steps of each client."""
+    frame: Frame
 
     @classmethod
     def of(cls, rows: Sequence[NDArray[np.int64]], like: Tensor) -> StackedPlan:
         """Stack plans of rows, ``[steps, batch]`` with -1 for no example; weights are of the kind of ``like``."""
         table = pad(rows)
-        real = table >= 0
-        table = np.where(real, table, table[0, :, :1])
-        kind = like.dtype if like.is_floating_point() else torch.float32
-        return cls(
-            torch.from_numpy(table).to(like.device),
-            torch.from_numpy(real).to(like.device, kind),
-            np.array([len(r) for r in rows]),
-        )
+        frame = Frame.of(table, like)
+        return cls(torch.from_numpy(np.where(frame.real_SKB, table, table[0, :, :1])).to(like.device), frame)
 
-    @classmethod
-    def side_by_side(cls, table_SKB: NDArray[np.int64], starts: NDArray[np.int64], like: Tensor) -> StackedPlan:
-        """Stack plans of positions in each client's own examples (:func:`pad`), which begin at these rows."""
-        real = table_SKB >= 0
-        rows = np.maximum(table_SKB, 0) + starts[:, None]
-        kind = like.dtype if like.is_floating_point() else torch.float32
-        weights = torch.from_numpy(real).to(like.device, kind)
-        steps = real[:, :, 0].sum(0)
-        return cls(torch.from_numpy(rows).to(like.device), weights, steps)
+    @property
+    def weights_SKB(self) -> Tensor:
+        """1 for an example, 0 where there is none."""
+        return self.frame.weights_SKB
 
-    @cached_property
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        """Steps of each client."""
+        return self.frame.steps
+
+    @property
     def active(self) -> list[int]:
         """How many clients take part in each step: the first ones."""
-        active: list[int] = (self.steps > np.arange(len(self.rows_SKB))[:, None]).sum(1).tolist()
-        return active
+        return self.frame.active
+
+
+def mean_shares(weights: Tensor) -> Tensor:
+    """Give ``w_i / sum_j w_j`` over the last axis, and 0 where there is no weight at all."""
+    return weights / weights.sum(-1, keepdim=True).clamp_(min=torch.finfo(weights.dtype).tiny)
 
 
 def pad(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

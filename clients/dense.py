@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fedmomentum.clients.batches import mean_shares
 from fedmomentum.trees import Tree
 
 Gradients = Callable[[Tree, Tensor, Tensor, Tensor], tuple[Tree, Tensor]]
@@ -68,11 +69,6 @@ def goal(labels: Tensor, weights: Tensor, classes: int) -> Goal:
     zeros = share.new_zeros(*labels.shape[:-1], classes, labels.shape[-1])
     target = zeros.scatter_(-2, labels.unsqueeze(-2), share)
     return Goal(share, target)
-
-
-def mean_shares(weights: Tensor) -> Tensor:
-    """Give ``w_i / sum_j w_j`` over the last axis, and 0 where there is no weight at all."""
-    return weights / weights.sum(-1, keepdim=True).clamp_(min=torch.finfo(weights.dtype).tiny)
 
 
 def dense_gradients(module: nn.Module) -> Gradients | None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmomentum.data import FederatedData
+from fedmomentum.data import FederatedData, arrange
 from fedmomentum.data.client_order import ALIGNMENT
 
 
@@ -19,7 +19,7 @@ class Examples:
 
     def __init__(self, data: FederatedData, device: str) -> None:
         """Take the data; nothing is copied on a CPU, and to a GPU only data that leave it half of its free memory."""
-        self.data, self.device = data, device
+        self.data, self.device = arrange(data, copy=False), device
         self.resident = fits(data.x.nbytes + data.y.nbytes, device)
         """Whether the data lie where clients train; else a block's examples go there when it begins."""
         at = device if self.resident else "cpu"

@@ -8,6 +8,8 @@ kept never changes a result: those of a client are computed by themselves, in me
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedmomentum.clients.batches import Frame
 from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.linear import Inputs, Plain
 
@@ -126,13 +129,15 @@ class Places:
     def __init__(
         self,
         rows: NDArray[np.int64],
-        real: NDArray[np.bool_],
+        real: NDArray[np.bool_] | None,
         size: int,
         to: Callable[[NDArray[np.int64]], Tensor],
     ) -> None:
-        """Find each of so many rows among those of the table that are real, where the numbers will be."""
-        self._size, at, where = size, np.flatnonzero(real), np.full(size, -1)
-        seen = rows.reshape(-1)[at]
+        """Find each of so many rows among those of the table that are real (None: all), where the numbers will be."""
+        seen = rows.reshape(-1)
+        at = np.arange(len(seen)) if real is None else np.flatnonzero(real)
+        seen = seen if real is None else seen[at]
+        self._size, where = size, np.full(size, -1)
         where[seen] = at
         unseen = np.flatnonzero(where < 0)
         self._once = size - len(unseen) == len(at)
@@ -150,49 +155,68 @@ class Places:
         return seen.new_zeros(shape).index_add_(axis, self._seen, seen.index_select(axis, self._at))
 
 
-class Own:
-    """Clients' inputs in the order in which they hold them, with all products: for any number of passes."""
+@dataclass(frozen=True)
+class Holdings:
+    """What K clients hold, side by side in R rows: all of one client after another, in any order of the clients."""
 
-    def __init__(
-        self,
-        x: Inputs,
-        table_SKB: NDArray[np.int64],
-        starts: NDArray[np.int64],
-        sizes: Sequence[int],
-        products: Products,
-    ) -> None:
-        """Stack clients.
+    x: Inputs
+    labels_R: Tensor
+    starts: NDArray[np.int64]
+    """The row where each client's begin."""
+    sizes: NDArray[np.int64]
+    """How many there are."""
+    products: Products
 
-        Args:
-            x: all inputs of one client after another, in any order of the clients.
-            table_SKB: which of its own each step sees, -1 where there is no example.
-            starts: the row where each client's begin.
-            sizes: how many there are.
-            products: of each.
-        """
-        self.x, self.starts, self.sizes = x, starts, np.array(sizes, dtype=np.int64)
-        self.most = int(self.sizes.max())
-        self._products, self._real_SKB, self.own_SKB = products, table_SKB >= 0, np.maximum(table_SKB, 0)
-        self._rows_SKB = self.own_SKB + starts[:, None]
-        self._lines = products.lines(self.most)
-        self._lines_SKB = self.to(self.own_SKB * self.sizes[:, None] + products.starts[:, None])
-        self._first = 0
+    @cached_property
+    def most(self) -> int:
+        """Examples of the client that has most."""
+        return int(self.sizes.max())
+
+    @cached_property
+    def lines(self) -> Tensor:
+        """What begins at every inner product: a client's line, and what happens to lie behind it."""
+        return self.products.lines(self.most)
+
+    @cached_property
+    def with_room(self) -> Tensor | None:
+        """Rows of each client, in room for as many as the largest has; None where this is just how they lie."""
+        own_KN = np.minimum(np.arange(self.most), self.sizes[:, None] - 1)
+        rows_Q = (own_KN + self.starts[:, None]).reshape(-1)
+        if len(rows_Q) == self.x.rows and bool((rows_Q == np.arange(self.x.rows)).all()):
+            return None
+        return self.to(rows_Q)
 
     def to(self, table: NDArray[np.int64]) -> Tensor:
         """Give a table as a tensor where the inputs are."""
         return torch.from_numpy(np.ascontiguousarray(table)).to(self.x.device)
 
+
+class Own:
+    """Clients' inputs in the order in which they hold them, with all products: for any number of passes."""
+
+    def __init__(self, held: Holdings, table_SKB: NDArray[np.int64], frame: Frame) -> None:
+        """Take what clients hold, which of its own each step sees (-1 where there is no example), and its frame."""
+        self.held, self.x, self._frame = held, held.x, frame
+        self.own_SKB = table_SKB if frame.full else np.maximum(table_SKB, 0)
+        self.rows_SKB = self.own_SKB + held.starts[:, None]
+        self._lines_SKB = self.to(self.own_SKB * held.sizes[:, None] + held.products.starts[:, None])
+        self._first = 0
+
+    def to(self, table: NDArray[np.int64]) -> Tensor:
+        """Give a table as a tensor where the inputs are."""
+        return self.held.to(table)
+
     def begin(self, first: int, last: int) -> None:
         """Find where the rows are seen."""
         self._first, steps = first, slice(first, last)
-        self._chosen_SKB = self.to(self._rows_SKB[steps])
+        self._chosen_SKB = self.to(self.rows_SKB[steps])
         self._columns_K1P = self.to(self.own_SKB[steps].swapaxes(0, 1)).flatten(1).unsqueeze(1)
-        rows_KSB, real_KSB = self._rows_SKB[steps].swapaxes(0, 1), self._real_SKB[steps].swapaxes(0, 1)
-        self._places = Places(rows_KSB, real_KSB, self.x.rows, self.to)
+        real_KSB = None if self._frame.full else self._frame.real_SKB[steps].swapaxes(0, 1)
+        self._places = Places(self.rows_SKB[steps].swapaxes(0, 1), real_KSB, self.x.rows, self.to)
 
     def seen(self) -> Places:
         """Give where rows are in what has a number for each example that all steps see, ``[S, K, B]``."""
-        return Places(self._rows_SKB, self._real_SKB, self.x.rows, self.to)
+        return Places(self.rows_SKB, None if self._frame.full else self._frame.real_SKB, self.x.rows, self.to)
 
     def choose(self, rows_RU: Tensor, step: int, active: int) -> Tensor:
         """Give the rows of the examples that a step of the stretch sees."""
@@ -212,18 +236,19 @@ class Own:
     def lines(self, step: int, active: int) -> Tensor:
         """Give inner products of the examples of a step with all of their client, in its order, and some padding."""
         lines_AB = self._lines_SKB[step, :active]
-        return self._lines.index_select(0, lines_AB.view(-1)).view(*lines_AB.shape, -1)
+        return self.held.lines.index_select(0, lines_AB.view(-1)).view(*lines_AB.shape, -1)
 
     def of_clients(self, numbers_K: Tensor) -> Tensor:
         """Give a number of each client in every row of its own."""
-        order = np.argsort(self.starts)
-        return numbers_K[self.to(np.repeat(order, self.sizes[order]))]
+        order = np.argsort(self.held.starts)
+        return numbers_K[self.to(np.repeat(order, self.held.sizes[order]))]
 
     def spread(self, rows_RU: Tensor) -> Tensor:
         """Give ``(X X^T) rows``, client by client."""
         result = torch.empty_like(rows_RU)
-        for start, n, at in zip(self.starts, self.sizes, self._products.starts, strict=True):
-            gram = self._products.numbers[at : at + n * n].view(n, n)
+        held, products = self.held, self.held.products
+        for start, n, at in zip(held.starts, held.sizes, products.starts, strict=True):
+            gram = products.numbers[at : at + n * n].view(n, n)
             result[start : start + n] = torch.mm(gram, rows_RU[start : start + n])
         return result
 
@@ -235,7 +260,7 @@ class Seen:
         """Take the inputs, the table whose rows they are (-1: no example), and whether each has a 1 behind it."""
         self._x_KPD, self._bias = x_KPD, bias
         self._steps, _, self._batch = table_SKB.shape
-        self.x = Plain(x_KPD.view(-1, x_KPD.shape[2]))
+        self.x: Inputs = Plain(x_KPD.view(-1, x_KPD.shape[2]))
         nobody = np.flatnonzero(table_SKB.swapaxes(0, 1) < 0)
         self._nobody = torch.from_numpy(nobody).to(x_KPD.device) if len(nobody) else None
 

@@ -6,7 +6,7 @@ changes no result: what is ready is used for the very block that it was made for
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmomentum.clients.batches import StackedPlan, pad, plans
+from fedmomentum.clients.batches import Frame, StackedPlan, pad, plans
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.dual import Dual
 from fedmomentum.clients.examples import Examples
-from fedmomentum.clients.gram import Grams, Inner, Own, Products, Seen, most_kept
-from fedmomentum.clients.linear import Inputs, Packed, Plain, packs
+from fedmomentum.clients.gram import Grams, Holdings, Inner, Own, Seen, most_kept
+from fedmomentum.clients.linear import Packed, Plain, packs
 from fedmomentum.clients.outputs import Steps
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.streams import Streams
@@ -58,13 +58,11 @@ class Stage:
     """Of a network of one layer."""
 
 
-class _Source(NamedTuple):
-    """What clients of a group hold: their inputs, one client after another, labels, where each client's begin."""
+class _Draft(NamedTuple):
+    """What plans of batches have in common with those of another round, and their clients' weights in the mean."""
 
-    inputs: Inputs
-    labels_R: Tensor
-    starts: NDArray[np.int64]
-    products: Products
+    frame: Frame
+    share_K: Tensor
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,9 @@ class Groups:
             most = most_kept(examples.data.sizes, dual.units, spec.gram_memory)
             self._grams = Grams(examples, bias=dual.first.bias is not None, most=most)
             self._packs = most > 0 and packs_pay(dual, examples.data.sizes, spec.gram_memory)
-        self._packed: dict[tuple[int, ...], _Source] = {}
+        self._packed: dict[tuple[int, ...], Holdings] = {}
+        self._held: tuple[tuple[int, ...], Holdings] | None = None
+        self._draft: tuple[Hashable, _Draft] | None = None
         self._counts: tuple[tuple[int, ...], dict[int, int]] = (), {}
         self._streams = Streams(spec.seed, "batches")
         self._first: _Block | None = None
@@ -202,19 +202,19 @@ class Groups:
             chosen = stacked.rows_SKB.transpose(0, 1).flatten(1)
             seen = x.index_select(0, chosen.reshape(-1)).view(*chosen.shape, -1)
             inner = Seen(seen, pad(rows), bias=self._dual.first.bias is not None)
+            share_K, labels_SKB = shares(block, group).to(x), y[stacked.rows_SKB]
         else:
-            inputs, y, starts, products = self._source(block, group)
+            held = self._holdings(block, group)
             table = pad(group.plans)
-            stacked = StackedPlan.side_by_side(table, starts, products.numbers)
-            inner = own = Own(inputs, table, starts, group.counts, products)
-        weights = torch.tensor([1.0 if block.uniform else float(n) for n in group.counts], dtype=torch.float64)
-        share_K = (weights / weights.sum()).to(stacked.weights_SKB)
-        labels_SKB = y[stacked.rows_SKB]
-        if not self._dual.above:
-            steps = Steps(own, stacked, labels_SKB, share_K, self._dual.units)
+            frame, share_K = self._drafted(block, group, table, held)
+            inner = own = Own(held, table, frame)
+            stacked = StackedPlan(own.to(own.rows_SKB), frame)
+            labels_SKB = held.labels_R.index_select(0, stacked.rows_SKB.view(-1)).view(stacked.rows_SKB.shape)
+            if not self._dual.above:
+                steps = Steps(own, stacked, labels_SKB, share_K, self._dual.units)
         return Stage(inner, stacked, labels_SKB, share_K, -(-len(stacked.rows_SKB) // max(passes)), steps)
 
-    def _source(self, block: _Block, group: Group) -> _Source:
+    def _holdings(self, block: _Block, group: Group) -> Holdings:
         """Give what clients hold; packed where everybody takes part, so that the group will come again.
 
         That must not depend on what has been here before: packed inputs give other roundings.
@@ -224,12 +224,32 @@ class Groups:
         packed = self._packs and block.everyone and block.round >= PACKED_FROM
         if packed and clients in self._packed:
             return self._packed[clients]
+        if not packed and self._held is not None and self._held[0] == clients:
+            return self._held[1]
+        self._held = None  # it may hold copies of examples
         x, y, starts = self.examples.own(clients)
-        x, products = x.flatten(1), self._grams.of(clients)
-        if not packed or not packs(x):
-            return _Source(Plain(x), y, starts, products)
-        self._packed[clients] = source = _Source(Packed(x, self._dual.units), y, starts, products)
-        return source
+        x, sizes, products = x.flatten(1), np.array(group.counts, np.int64), self._grams.of(clients)
+        if packed and packs(x):
+            self._packed[clients] = held = Holdings(Packed(x, self._dual.units), y, starts, sizes, products)
+        else:
+            held = Holdings(Plain(x), y, starts, sizes, products)
+            if sizes.max() <= self._grams.most:
+                self._held = clients, held
+        return held
+
+    def _drafted(self, block: _Block, group: Group, table: NDArray[np.int64], held: Holdings) -> _Draft:
+        """Give what a group's plans have in common with those of the round before, if only the batches are others."""
+        like = (block.uniform, tuple(group.counts), tuple(plan.shape for plan in group.plans), held.x.device)
+        if self._draft is None or self._draft[0] != like:
+            frame = Frame.of(table, held.products.numbers)
+            self._draft = like, _Draft(frame, shares(block, group).to(frame.weights_SKB))
+        return self._draft[1]
+
+
+def shares(block: _Block, group: Group) -> Tensor:
+    """Give the weight of each client in the mean, in float64."""
+    weights = torch.tensor([1.0 if block.uniform else float(n) for n in group.counts], dtype=torch.float64)
+    return weights / weights.sum()
 
 
 def packs_pay(dual: Dual, sizes: NDArray[np.integer], limit: float) -> bool:

@@ -21,7 +21,6 @@ from fedmomentum.clients.convolved import convolved
 from fedmomentum.clients.early import Early, tensor_by_tensor
 from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.fused import FusedSGD, fused_sgd
-from fedmomentum.clients.heap import give_back
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.norm import batch_norms, norm_tensors
@@ -29,6 +28,7 @@ from fedmomentum.clients.precision import layers, wide
 from fedmomentum.clients.rules import own_noise
 from fedmomentum.clients.shelf import Shelf
 from fedmomentum.clients.spec import ClientSpec
+from fedmomentum.heap import give_back
 from fedmomentum.models.objective import losses
 from fedmomentum.protocol import ARRAYS, GRADIENT
 from fedmomentum.streams import key

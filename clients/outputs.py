@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmomentum.clients.batches import StackedPlan
-from fedmomentum.clients.dense import mean_shares
 from fedmomentum.clients.gram import Own, Places
 
 
@@ -44,20 +43,15 @@ class Steps:
 
     def __init__(self, inner: Own, plan: StackedPlan, labels_SKB: Tensor, share_K: Tensor, units: int) -> None:
         """Find where the steps see which example."""
-        self._inner, self._plan, self._share_K = inner, plan, share_K
+        self._inner, self._plan, self._share_K, frame = inner, plan, share_K, plan.frame
         steps, clients, batch = labels_SKB.shape
         self._labels_S1KB = labels_SKB.unsqueeze(1)
-        self._share_SKB = mean_shares(plan.weights_SKB)
-        self._away_SUKB = self._share_SKB.new_zeros(steps, units, clients, batch)
-        self._away_SUKB.scatter_(1, self._labels_S1KB, self._share_SKB.neg().unsqueeze(1))
-        own_KN = np.minimum(np.arange(inner.most), inner.sizes[:, None] - 1)
-        rows_Q = (own_KN + inner.starts[:, None]).reshape(-1)  # Q: K clients with room for the examples of the largest
-        as_they_lie = len(rows_Q) == inner.x.rows and bool((rows_Q == np.arange(inner.x.rows)).all())
-        self._rows_Q = None if as_they_lie else inner.to(rows_Q)
-        self._places_SKB = inner.to(inner.own_SKB + (np.arange(clients) * inner.most)[:, None])
+        self._away_SUKB = frame.share_SKB.new_zeros(steps, units, clients, batch)
+        self._away_SUKB.scatter_(1, self._labels_S1KB, frame.against_SKB.unsqueeze(1))
+        self._places_SKB = plan.rows_SKB  # Q: K clients with room for the examples of the largest
+        if inner.held.with_room is not None:
+            self._places_SKB = inner.to(inner.own_SKB + (np.arange(clients) * inner.held.most)[:, None])
         self._seen: Places = inner.seen()
-        self._ages_SK = inner.to((plan.steps - np.arange(steps)[:, None]).clip(0))
-        """Steps that a client takes from each of its own on."""
 
     def take(self, start_UR: Tensor, lr: float, beta: float) -> tuple[Tensor, Tensor]:
         """Take all steps; give how far each example has gone, weighed by shares, ``[U, R]``, and sums of losses.
@@ -67,30 +61,31 @@ class Steps:
             lr: step size.
             beta: momentum.
         """
-        inner, (steps, units, clients, batch) = self._inner, self._away_SUKB.shape
+        inner, frame, (steps, units, clients, batch) = self._inner, self._plan.frame, self._away_SUKB.shape
         z_UQ = self._with_room(start_UR)
         z_UKN = z_UQ.view(units, clients, -1)
-        velocity_KUN = z_UKN.new_zeros(clients, units, inner.most)
+        velocity_KUN = z_UKN.new_zeros(clients, units, inner.held.most)
         seen_SUKB, back_USKB = torch.zeros_like(self._away_SUKB), z_UQ.new_zeros(units, steps, clients, batch)
-        for step, active in enumerate(self._plan.active):
+        for step, active in enumerate(frame.active):
             z_UAB, back_UAB = seen_SUKB[step, :, :active], back_USKB[:, step, :active]
             z_UAB.copy_(z_UQ.index_select(1, self._places_SKB[step, :active].view(-1)).view(z_UAB.shape))
-            share_AB = self._share_SKB[step, :active]
+            share_AB = frame.share_SKB[step, :active]
             torch.addcmul(self._away_SUKB[step, :, :active], torch.softmax(z_UAB, 0), share_AB, out=back_UAB)
             if step + 1 < steps:
                 lines_ABN = inner.lines(step, active)
                 velocity_AUN = velocity_KUN[:active].baddbmm_(back_UAB.transpose(0, 1), lines_ABN, beta=beta)
                 z_UKN[:, :active].add_(velocity_AUN.transpose(0, 1), alpha=-lr)
         log_SKB = torch.log_softmax(seen_SUKB, 1).gather(1, self._labels_S1KB).squeeze(1)
-        loss_K = log_SKB.mul_(self._plan.weights_SKB).sum((0, 2)).neg_()
-        far_SK = torch.from_numpy(gone(lr, beta, steps)).to(back_USKB)[self._ages_SK].mul_(self._share_K)
+        loss_K = log_SKB.mul_(frame.weights_SKB).sum((0, 2)).neg_()
+        far_SK = torch.from_numpy(gone(lr, beta, steps)).to(back_USKB)[frame.left_SK].mul_(self._share_K)
         back_USKB.mul_(far_SK.unsqueeze(2))
         return self._seen.sum(back_USKB.flatten(1), 1), loss_K
 
     def _with_room(self, start_UR: Tensor) -> Tensor:
         """Give outputs client by client, ``[U, Q]``."""
-        if self._rows_Q is None:
+        rows_Q = self._inner.held.with_room
+        if rows_Q is None:
             return start_UR.contiguous()
         if start_UR.is_contiguous():
-            return start_UR.index_select(1, self._rows_Q)
-        return start_UR.T.index_select(0, self._rows_Q).T.contiguous()
+            return start_UR.index_select(1, rows_Q)
+        return start_UR.T.index_select(0, rows_Q).T.contiguous()

@@ -114,7 +114,7 @@ class StackedTrainer:
         )
         if end is None:
             return False
-        loss_K = end.loss_K / stacked.weights_SKB.sum((0, 2))
+        loss_K = end.loss_K / stacked.frame.seen_K
         metrics = _metrics(loss_K, stacked.steps, lr)
         collector.add_stacked(group.clients, {ARRAYS: end.params_K}, group.counts, metrics, means={ARRAYS: end.mean})
         return True
@@ -166,7 +166,7 @@ class StackedTrainer:
             loss_K = self._fused(self._layers, self._ball, params_K, state_K, x, y, stacked, place.lr)
         else:
             loss_K, state_K = self._steps(params_K, state_K, x, y, stacked, place, local)
-        mean_K = loss_K / stacked.weights_SKB.sum((0, 2))
+        mean_K = loss_K / stacked.frame.seen_K
         self._collect(collector, group, params_K, state_K, place, stacked.steps, mean_K, local)
 
     def _fused(

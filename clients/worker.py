@@ -20,7 +20,6 @@ from fedmomentum.clients.compiled import check
 from fedmomentum.clients.evaluate import evaluate
 from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.fold import LARGE, Bundle, fold, model_bytes
-from fedmomentum.clients.heap import give_back
 from fedmomentum.clients.local import LocalUpdate
 from fedmomentum.clients.looped import NORM, LoopedTrainer
 from fedmomentum.clients.methods import make_local
@@ -34,8 +33,10 @@ from fedmomentum.clients.vectorize import choose
 from fedmomentum.data import FederatedData
 from fedmomentum.data.client_order import ALIGNMENT
 from fedmomentum.events import Span
+from fedmomentum.heap import give_back, keep
 from fedmomentum.optim import Rule, chain, clip_by_norm
 from fedmomentum.protocol import ARRAYS
+from fedmomentum.trees import Tree, same_layout
 
 if TYPE_CHECKING:
     from fedmomentum.clients.probing import Prober
@@ -114,6 +115,7 @@ class Worker:
             def result(leaf: BlockTask | None) -> BlockResult | None:
                 return None if leaf is None else self._block(leaf, records)
 
+            keep()
             try:
                 return fold(task.leaves, result, self._shelf)
             finally:
@@ -138,16 +140,24 @@ class Worker:
         simple = local.direction is None or local.by_tensor
         return self._stack is None and self._prober is None and simple and not local.full_gradient
 
+    def _start(self, task: BlockTask, given: Tree) -> Tree:
+        """Give the model that the block starts from, in the dtypes and the memory layout of the network.
+
+        The network holds it too, but for a large model whose clients begin by copying it: once more is a pass over it.
+        """
+        copied = task.fold and task.kind == "train" and self._only_copied()
+        own = self.network.tree()
+        if copied and given.keys() == own.keys() and all(_same_numbers(given[n], x) for n, x in own.items()):
+            same_layout(given, own)
+            return {name: given[name] for name in own}
+        self.network.load(given)
+        kept = _same_numbers if copied else _as_it_is
+        return {name: given[name] if kept(given[name], x) else x.clone() for name, x in own.items()}
+
     def _block(self, task: BlockTask, records: Mapping[str, Arrays]) -> BlockResult:
         clock, began = time.time(), time.perf_counter()
         trees = to_records(records, self.spec.device)
-        self.network.load(trees[ARRAYS])
-        # the model that the block starts from, in the dtypes and the memory layout of the network
-        kept = _same_numbers if task.fold and task.kind == "train" and self._only_copied() else _as_it_is
-        trees[ARRAYS] = {
-            name: given if kept(given := trees[ARRAYS][name], own) else own.clone()
-            for name, own in self.network.tree().items()
-        }
+        trees[ARRAYS] = self._start(task, trees[ARRAYS])
         if self.spec.device != "cpu":
             memory = {c: moved(state, self.spec.device) for c, state in task.memory.items()}
             task = replace(task, memory=memory)

@@ -19,7 +19,6 @@ from fedmomentum.build_server import at_posterior, build_faults, build_strategy
 from fedmomentum.clients.block import Arrays
 from fedmomentum.clients.central import CentralTask, test_centrally
 from fedmomentum.clients.compiled import check as check_compile
-from fedmomentum.clients.heap import give_back
 from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
@@ -32,6 +31,7 @@ from fedmomentum.clients.worker import Worker
 from fedmomentum.data import Dataset, FederatedData, arrange
 from fedmomentum.errors import UserError
 from fedmomentum.events import Span
+from fedmomentum.heap import give_back
 from fedmomentum.predicting import Predicting, build_predicting
 from fedmomentum.protocol import ARRAYS, LARGE
 from fedmomentum.simulation import flower

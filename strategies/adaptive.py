@@ -12,7 +12,7 @@ and differ in ``v``. The conventions differ in small print that decides the firs
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from fedmomentum.optim import Rule, adagrad, adam, yogi
 from fedmomentum.optim.hyper import Schedule
@@ -35,6 +35,8 @@ class Adaptive(ServerOptimizer):
     Raises:
         ValueError: an argument is out of range.
     """
+
+    by_tensor: ClassVar[bool] = True
 
     _: KW_ONLY
     eta: float | Schedule = 1e-1

@@ -193,7 +193,8 @@ class FedAvg(Settings):
         self.rejected += silent(self._asked, admitted, self.rejected)
         self.accepted = sum(len(reply.clients) for reply in admitted)
         now = server_round + self._offset
-        log_admission(f"round {now}", self.accepted, self.rejected)
+        if self._drives or self.rejected:  # a round loop of ours tells of rounds in its own way
+            log_admission(f"round {now}", self.accepted, self.rejected)
 
         enough = self._quorate(now)
         self.round = now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fedmomentum.optim import Rule, ema, heavy_ball, nesterov
 from fedmomentum.optim.hyper import Schedule
@@ -30,6 +30,8 @@ class FedAvgM(ServerOptimizer):
     Raises:
         ValueError: an argument is out of range, or dampening is given to another form than the heavy ball.
     """
+
+    by_tensor: ClassVar[bool] = True
 
     server_learning_rate: float | Schedule = 1.0
     server_momentum: float = 0.0

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+from fedmomentum.heap import give_back
 from fedmomentum.optim import Rule, make_rule
+from fedmomentum.protocol import LARGE
 from fedmomentum.strategies.fedavg import FedAvg
-from fedmomentum.trees import State, Tree, add, sub
+from fedmomentum.trees import State, Tree, add, same_layout, sub
 
 
 @dataclass(eq=False, repr=False)
@@ -18,6 +20,10 @@ class ServerOptimizer(FedAvg):
 
     A subclass gives the rule. It is asked for it every round, so a hyperparameter assigned between two rounds counts.
     """
+
+    by_tensor: ClassVar[bool] = False
+    """Whether the rule does to each tensor what it does to it alone: of a large model it then steps tensor by tensor,
+    to the same bits, and no tree is held that is made on the way."""
 
     def __post_init__(self) -> None:
         """Check the arguments, those of the rule among them."""
@@ -35,6 +41,10 @@ class ServerOptimizer(FedAvg):
         if rule is None:
             return mean
         state = rule.init(old) if self._state is None else self._state
+        if self.by_tensor and sum(x.nbytes for x in old.values()) >= LARGE:
+            self._state = None
+            new, self._state = _step_by_tensor(rule, old, mean, state)
+            return new
         updates, self._state = rule.update(sub(old, mean), state, old)
         return add(old, updates)
 
@@ -71,6 +81,11 @@ class FedOpt(ServerOptimizer):
     rule: Rule | str
     rule_options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def by_tensor(self) -> bool:  # type: ignore[override]
+        """Every rule that has a name does; what a ready-made one does is not known."""
+        return isinstance(self.rule, str)
+
     def server_rule(self) -> Rule:
         """Give the rule."""
         if isinstance(self.rule, str):
@@ -78,3 +93,25 @@ class FedOpt(ServerOptimizer):
         if self.rule_options:
             raise ValueError("rule_options go with the name of a rule; a ready-made Rule has its hyperparameters")
         return self.rule
+
+
+def _step_by_tensor(rule: Rule, old: Tree, mean: Tree, state: State) -> tuple[Tree, State]:
+    """Give the new model and the new state of a rule, whose old state goes tensor by tensor as the new one comes."""
+    same_layout(old, mean)
+    slots = {slot: tree for slot, tree in state.items() if slot != "step"}
+    for tree in slots.values():
+        same_layout(old, tree)
+    new: Tree = {}
+    following = {"step": state["step"]} if "step" in state else {}
+    for name, x in old.items():
+        held = {slot: {name: tree.pop(name)} for slot, tree in slots.items()}
+        if "step" in state:
+            held["step"] = state["step"]
+        updates, kept = rule.update({name: x - mean[name]}, held, {name: x})
+        new[name] = x + updates[name]
+        for slot, tree in slots.items():
+            tree[name] = kept[slot][name]
+        following = {slot: tree for slot, tree in kept.items() if slot == "step"}
+        del updates, kept, held
+        give_back()  # the heap has holes where the old state and what was made on the way were
+    return new, slots | following

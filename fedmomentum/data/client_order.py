@@ -26,7 +26,7 @@ MOST_DRAWS = 10_000
 """Clients up to which it is found out for all of them which examples they hold out: tens of microseconds each."""
 
 
-def arrange(data: FederatedData) -> FederatedData:
+def arrange(data: FederatedData, *, copy: bool = True) -> FederatedData:
     """Give the same federation with its examples renumbered in the order of clients, in aligned memory.
 
     What clients see is the same, number by number. Examples that nobody holds are left out. Nothing is copied where the
@@ -40,16 +40,17 @@ def arrange(data: FederatedData) -> FederatedData:
 
     Args:
         data: not changed.
+        copy: whether inputs may be copied; if not, only data without a validation part can turn out to be in order.
     """
-    if data.arranged or (data.validation and data.clients > MOST_DRAWS):
+    if data.arranged or (data.validation and (data.clients > MOST_DRAWS or not copy)):
         return data
     order = data.partition.order
     places = _places(data)
     if (order == places).all():  # they lie in order
         x, y = data.x[: len(order)], data.y[: len(order)]
-        there = x.ctypes.data % ALIGNMENT == 0 or not _movable(x)
+        there = not copy or x.ctypes.data % ALIGNMENT == 0 or not _movable(x)
         return replace(data, x=x if there else _moved(x, None), y=y, arranged=True)
-    if not _movable(data.x):
+    if not copy or not _movable(data.x):
         return data
     rows = np.empty_like(order)
     rows[places] = order

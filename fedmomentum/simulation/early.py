@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from fedmomentum.clients.heap import give_back
+from fedmomentum.heap import give_back
 from fedmomentum.simulation.executor import Answer, Executor, Lost, MakeWorker
 
 LOOK = 0.02

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from fedmomentum.clients import fold
 from fedmomentum.clients.app import records_of
 from fedmomentum.clients.block import Arrays, BlockResult, BlockTask
-from fedmomentum.clients.heap import give_back
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.events import Failure, Span
+from fedmomentum.heap import give_back
 from fedmomentum.protocol import (
     EVERY,
     EXAMPLES,

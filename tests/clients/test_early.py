@@ -159,3 +159,17 @@ def test_no_two_gradients_are_there_at_once(monkeypatch, rule, steps):
     result = worker.run(train_task(range(3), reduce=True, fold=True), records(worker.spec))
     assert not result.failures
     assert set(there) == {1}
+
+
+def test_the_model_of_a_round_is_copied_once_a_client_and_must_fit(monkeypatch):
+    worker, copied = Worker(wanted("sgd"), federation(SIZES, shape=SHAPE)), []
+    sent = records(worker.spec)
+    copy = Network.copy
+    monkeypatch.setattr(Network, "copy", lambda self, tree: copied.append(copy(self, tree)))
+    task = train_task(range(3), reduce=True, fold=True)
+    result = worker.run(task, sent)
+    assert not result.failures
+    assert len(copied) == 3
+    sent["arrays"]["idle"] = np.ones(4, np.float32)
+    with pytest.raises(ValueError, match="'idle' has shape"):
+        worker.run(task, sent)

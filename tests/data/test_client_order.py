@@ -115,6 +115,14 @@ def test_what_lies_in_order_and_aligned_is_not_copied() -> None:
         assert np.shares_memory(arranged.y, data.y) and arranged.origin is None
 
 
+def test_without_copies_only_what_lies_in_order_is_arranged() -> None:
+    split = Partition(np.arange(SIZE), np.array([0, 10, SIZE]))
+    data = FederatedData.build(images(at(16)), split)
+    assert arrange(data, copy=False).arranged and np.shares_memory(arrange(data, copy=False).x, data.x)
+    for other in (scattered([20, 30]), FederatedData.build(images(at(0)), split, validation=0.1)):
+        assert arrange(other, copy=False) is other
+
+
 @pytest.mark.parametrize("how", ["memmap", "a view of a memmap", "a map of its own"])
 def test_what_lies_in_a_file_is_never_read_into_memory(tmp_path: Path, how: str) -> None:
     file = tmp_path / "x.npy"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 import fedmomentum.strategies as ours
-from fedmomentum.optim import adam, make_rule
+from fedmomentum.optim import RULES, Rule, adam, chain, clip_by_norm, make_rule
+from fedmomentum.strategies import fedopt
 
 X0 = {"w": np.linspace(-1.0, 2.0, 6).reshape(2, 3), "b": np.array([0.3, -4.0])}
 CURVATURE = {"w": np.array([[1.0, 0.5, 2.0], [0.1, 3.0, 1.5]]), "b": np.array([0.7, 0.2])}
@@ -246,3 +249,43 @@ def test_a_schedule_and_a_hyperparameter_changed_by_hand_count(grid_of, training
 def test_bad_arguments_are_named_when_the_strategy_is_made(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(partial(ours.FedOpt, rule=name, rule_options={"lr": 0.1}) for name in RULES),
+        partial(ours.FedAvgM, server_momentum=0.9, form="nesterov"),
+        *(partial(cls, eta=0.1) for cls in (ours.FedAdagrad, ours.FedAdam, ours.FedAdamW, ours.FedYogi)),
+    ],
+)
+def test_a_large_model_steps_tensor_by_tensor_to_the_same_bits(make, trajectory, monkeypatch):
+    whole = make()
+    at_once = trajectory(whole)
+    monkeypatch.setattr(fedopt, "LARGE", 0)
+    stepped, seen = make(), set()
+    rule_of = stepped.server_rule
+
+    def watched():
+        rule = rule_of()
+
+        def update(grads, state, params):
+            seen.update((tuple(grads), tuple(params), *(tuple(t) for slot, t in state.items() if slot != "step")))
+            return rule.update(grads, state, params)
+
+        return Rule(rule.init, update)
+
+    stepped.server_rule = watched
+    for a, b in zip(at_once, trajectory(stepped), strict=True):
+        assert all(a[name].tobytes() == b[name].tobytes() for name in X0)
+    assert seen == {("w",), ("b",)}
+    before, after = whole.state_dict()["server"], stepped.state_dict()["server"]
+    assert [list(tree) for tree in before.values()] == [list(tree) for tree in after.values()]
+    assert all(torch.equal(x, after[slot][name]) for slot, tree in before.items() for name, x in tree.items())
+
+
+def test_a_rule_that_looks_at_the_whole_model_is_given_the_whole_model(trajectory, monkeypatch):
+    rule = chain(clip_by_norm(0.5), make_rule("sgd", lr=1.0))
+    at_once = trajectory(ours.FedOpt(rule=rule))
+    monkeypatch.setattr(fedopt, "LARGE", 0)
+    assert_close(trajectory(ours.FedOpt(rule=rule)), at_once, tolerance=0.0)
