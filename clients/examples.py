@@ -94,8 +94,10 @@ class Examples:
         """Give a client's validation examples, or its training examples where nothing was set aside."""
         if self.data.shift is None:
             rows = self.data.validation_rows(client)
-            empty = rows.start == rows.stop if isinstance(rows, slice) else len(rows) == 0
-            return self._at(self.data.train_rows([client]) if empty else rows)
+            if (rows.stop - rows.start if isinstance(rows, slice) else len(rows)) == 0:
+                rows = self.data.train_rows([client])
+            x, y = self._at(rows)
+            return x.clone() if isinstance(rows, slice) else x, y  # a model of the user's may write to what it is given
         x, y = self.data.validation_arrays(client)
         if len(y) == 0:
             x, y = self.data.train_arrays(client)
