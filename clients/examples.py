@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from fedmomentum.data import FederatedData, arrange
 from fedmomentum.data.client_order import ALIGNMENT
+from fedmomentum.trees import borrowed
 
 
 class Examples:
@@ -117,6 +117,4 @@ def fits(size: int, device: str) -> bool:
 
 
 def _resident(array: np.ndarray, device: str) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # shared memory is read-only, and only ever read here
-        return torch.from_numpy(array).to(device)
+    return borrowed(array).to(device)
