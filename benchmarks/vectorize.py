@@ -224,10 +224,15 @@ def _workload(clients: int) -> FederatedData:
     return arrange(FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES)))
 
 
-def _block(
-    model: str, data: FederatedData, precision: str = "float32", clients: Sequence[int] | None = None
+def _block(model: str, data: FederatedData, precision: str = "float32") -> Callable[[], object]:
+    """Give what trains all clients of workload W in one block."""
+    return _rounds(model, data, [range(data.clients)], precision)
+
+
+def _rounds(
+    model: str, data: FederatedData, cohorts: Sequence[Sequence[int]], precision: str = "float32"
 ) -> Callable[[], object]:
-    """Give what trains clients of workload W, or all of them, in one block."""
+    """Give what trains cohorts of workload W one after another, each in one block."""
     spec = ClientSpec(
         model=ModelSpec(MODELS[model], (1, 28, 28), 10),
         optimizer={"name": "heavy_ball", "lr": LR, "momentum": MOMENTUM},
@@ -236,15 +241,25 @@ def _block(
     )
     worker = Worker(spec, data)
     sent = {"arrays": to_arrays(worker.network.tree())}
-    chosen = tuple(clients or range(data.clients))
-    everyone = len(chosen) == data.clients
-    task = BlockTask(index=0, kind="train", round=groups.PACKED_FROM, clients=chosen, everyone=everyone)
-    return partial(worker.run, task, sent)
+    tasks = [
+        BlockTask(
+            index=0,
+            kind="train",
+            round=groups.PACKED_FROM,
+            clients=tuple(clients),
+            everyone=len(clients) == data.clients,
+        )
+        for clients in cohorts
+    ]
+    return lambda: [worker.run(task, sent) for task in tasks]
 
 
 def scattered(repeats: int) -> None:
-    """Blocks of clients whose examples lie all over 60,000 images, against the same put in the order of clients."""
-    print("| partition | held out | model | clients of the block | as they lie, ms a client | in order | ratio |")
+    """Blocks of clients whose examples lie all over 60,000 images, against the same put in the order of clients.
+
+    Five cohorts in turn: neighbours, as in blocks of a round in which everybody takes part, or drawn at random.
+    """
+    print("| partition | held out | model | clients of a block | as they lie, ms a client | in order | ratio |")
     print("|---" * 7 + "|")
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((60_000, 1, 28, 28), np.float32), rng.integers(0, 10, 60_000)
@@ -253,11 +268,13 @@ def scattered(repeats: int) -> None:
         split = partition(name, labels=y, clients=600, seed=1, **options)
         data = FederatedData.build(dataset, split, validation=validation)
         ordered = arrange(data)
-        neighbours, some = list(range(50)), sorted(rng.choice(600, 10, replace=False).tolist())
-        for model, clients in (("lin", neighbours), ("lin", some), ("mlp", neighbours), ("mlp", some)):
-            ways = [_block(model, held, clients=clients) for held in (data, ordered)]
-            a, b = (1e3 * t / len(clients) for t in fastest(ways, 4 * repeats))
-            which = f"{len(clients)} {'neighbours' if clients is neighbours else 'of 600'}"
+        neighbours = [range(50 * i, 50 * i + 50) for i in range(5)]
+        drawn = [sorted(rng.choice(600, 10, replace=False).tolist()) for _ in range(5)]
+        for model, cohorts in (("lin", neighbours), ("lin", drawn), ("mlp", neighbours), ("mlp", drawn)):
+            ways = [_rounds(model, held, cohorts) for held in (data, ordered)]
+            size = len(cohorts[0])
+            a, b = (1e3 * t / len(cohorts) / size for t in fastest(ways, repeats))
+            which = f"{size} {'neighbours' if cohorts is neighbours else 'of 600'}"
             print(f"| {name} | {validation} | {model} | {which} | {a:.3f} | {b:.3f} | {a / b:.2f} |", flush=True)
 
 

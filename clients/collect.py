@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -16,7 +15,7 @@ from fedmomentum.clients.mean import OffsetSum, RunningMean
 from fedmomentum.clients.shelf import Shelf
 from fedmomentum.events import Failure
 from fedmomentum.protocol import ARRAYS, NUM_EXAMPLES
-from fedmomentum.trees import State, Tree
+from fedmomentum.trees import State, Tree, borrowed
 
 Records = dict[str, Tree]
 """The model (``arrays``) and what travels beside it, by record name."""
@@ -82,18 +81,17 @@ class Collector:
             clients: their numbers.
             records_K: what they send.
             examples: that each of them has.
-            metrics: columns of K numbers.
+            metrics: columns of K floats.
             memory: what each of them keeps.
             means: tensors that exist only as their weighted mean over these clients, all of which are known to be good.
         """
         reasons = {} if means else _unfinite_of(records_K, len(clients))
         for k, reason in reasons.items():
             self.fail(clients[k], reason, "rejected")
-        kept = [k for k in range(len(clients)) if k not in reasons] if reasons else list(range(len(clients)))
-        self.members["client"] += [clients[k] for k in kept]
-        self.members[NUM_EXAMPLES] += [float(examples[k]) for k in kept]
-        for name, column in metrics.items():
-            self.members.setdefault(name, []).extend(float(column[k]) for k in kept)
+        kept = [k for k in range(len(clients)) if k not in reasons] if reasons else range(len(clients))
+        columns = {"client": clients, NUM_EXAMPLES: list(map(float, examples)), **metrics}
+        for name, column in columns.items():
+            self.members.setdefault(name, []).extend([column[k] for k in kept] if reasons else column)
         if memory:
             self.memory.update((clients[k], memory[k]) for k in kept if memory[k])
         if not self.reduce:
@@ -179,6 +177,4 @@ def to_arrays(tree: Mapping[str, Tensor]) -> Arrays:
 
 def to_records(records: Mapping[str, Arrays], device: str) -> Records:
     """Give records as torch trees; arrays from shared memory stay where they are and must not be written to."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of read-only memory, and nothing here writes to it
-        return {r: {n: torch.from_numpy(a).to(device) for n, a in arrays.items()} for r, arrays in records.items()}
+    return {r: {n: borrowed(a).to(device) for n, a in arrays.items()} for r, arrays in records.items()}

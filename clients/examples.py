@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from fedmomentum.data import FederatedData, arrange
 from fedmomentum.data.client_order import ALIGNMENT
+from fedmomentum.trees import borrowed
 
 
 class Examples:
@@ -92,14 +92,18 @@ class Examples:
 
     def validation(self, client: int) -> tuple[Tensor, Tensor]:
         """Give a client's validation examples, or its training examples where nothing was set aside."""
-        if self.data.shift is None:
-            rows = self.data.validation_rows(client)
-            empty = rows.start == rows.stop if isinstance(rows, slice) else len(rows) == 0
-            return self._at(self.data.train_rows([client]) if empty else rows)
-        x, y = self.data.validation_arrays(client)
-        if len(y) == 0:
-            x, y = self.data.train_arrays(client)
-        return torch.from_numpy(np.ascontiguousarray(x)).to(self.device), torch.from_numpy(np.array(y)).to(self.device)
+        if self.data.shift is not None:
+            seen, labels = self.data.validation_arrays(client)
+            if len(labels) == 0:
+                seen, labels = self.data.train_arrays(client)
+            return torch.from_numpy(np.ascontiguousarray(seen)).to(self.device), torch.from_numpy(labels).to(
+                self.device
+            )
+        rows = self.data.validation_rows(client)
+        if (rows.stop - rows.start if isinstance(rows, slice) else len(rows)) == 0:
+            rows = self.data.train_rows([client])
+        x, y = self._at(rows)
+        return x.clone() if isinstance(rows, slice) else x, y  # a model of the user's may write to what it is given
 
 
 def _moved(plans: list[NDArray[np.int64]], starts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -113,6 +117,4 @@ def fits(size: int, device: str) -> bool:
 
 
 def _resident(array: np.ndarray, device: str) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # shared memory is read-only, and only ever read here
-        return torch.from_numpy(array).to(device)
+    return borrowed(array).to(device)

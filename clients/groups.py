@@ -97,6 +97,7 @@ class Groups:
         self._packed: dict[tuple[int, ...], Holdings] = {}
         self._held: tuple[tuple[int, ...], Holdings] | None = None
         self._draft: tuple[Hashable, _Draft] | None = None
+        self._cuts: tuple[_Block, list[tuple[list[int], bool]]] | None = None
         self._counts: tuple[tuple[int, ...], dict[int, int]] = (), {}
         self._streams = Streams(spec.seed, "batches")
         self._first: _Block | None = None
@@ -153,11 +154,13 @@ class Groups:
         if block.effort is not None:
             effort = [e for client, e in zip(block.clients, block.effort, strict=True) if client in counts]
         drawn = plans(self.spec, counts, self._streams, round=block.round, effort=effort)
-        clients = sorted(drawn, key=lambda c: -len(drawn[c]))  # stable: those alike stay in the order of the task
-        dual = self._dual if block.only_mean else None
+        like = replace(block, round=0)
+        if self._cuts is None or self._cuts[0] != like:
+            clients = sorted(drawn, key=lambda c: -len(drawn[c]))  # stable: those alike stay in the order of the task
+            dual = self._dual if block.only_mean else None
+            self._cuts = like, list(self._together(clients, counts, drawn, dual))
         return [
-            Group(some, [drawn[c] for c in some], [counts[c] for c in some], in_dual)
-            for some, in_dual in self._together(clients, counts, drawn, dual)
+            Group(some, [drawn[c] for c in some], [counts[c] for c in some], in_dual) for some, in_dual in self._cuts[1]
         ]
 
     def _together(

@@ -6,10 +6,14 @@ both sides hold the same names and shapes, because a silently broadcast shape is
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from functools import cache
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Tree: TypeAlias = dict[str, Tensor]
@@ -33,6 +37,22 @@ def same_layout(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
     for name, x in a.items():
         if x.shape != b[name].shape:
             raise ValueError(f"tensor '{name}' has shape {list(x.shape)} and {list(b[name].shape)} in the two trees")
+
+
+def borrowed(array: NDArray[Any]) -> Tensor:
+    """Give a tensor in the memory of an array, which may be read-only: never write to it."""
+    _warned()
+    return torch.from_numpy(array)
+
+
+@cache
+def _warned() -> None:
+    """Let torch warn, where nobody hears it, of memory that is read-only: it does so once in a process."""
+    array = np.zeros(1)
+    array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.from_numpy(array)
 
 
 def map_tree(f: Callable[..., Tensor], first: Mapping[str, Tensor], *rest: Mapping[str, Tensor]) -> Tree:

@@ -9,7 +9,6 @@ somebody asks for it (:class:`Unread`).
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping, MutableMapping
 from functools import lru_cache
 from io import BytesIO
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmomentum.protocol import LARGE
-from fedmomentum.trees import Tree
+from fedmomentum.trees import Tree, borrowed
 
 Views: TypeAlias = dict[str, NDArray[Any]]
 """Named arrays that share memory with the record they were read from: never write to one."""
@@ -184,9 +183,7 @@ def tree(arrays: Mapping[str, NDArray[Any]]) -> Tree:
 
 def shared(arrays: Mapping[str, NDArray[Any]]) -> Tree:
     """Give tensors in the memory of the arrays: never write to one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of memory that is read-only
-        return {name: torch.from_numpy(np.asarray(x, order="C")) for name, x in arrays.items()}
+    return {name: borrowed(np.asarray(x, order="C")) for name, x in arrays.items()}
 
 
 def record(

@@ -40,6 +40,8 @@ def find(path: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(path)
     file, known = Path(text), shipped()
+    if not text:  # a shell's variable that is not set; as a path it would be this folder
+        raise ScenarioError([Fault("''", None, None, "", "names no scenario; give a YAML file or a shipped name")])
     try:
         if file.exists() and not (text in known and file.is_dir()):
             return file

@@ -66,3 +66,13 @@ def test_batch_norm_is_measured_on_the_same_examples_in_the_same_order():
         for held in (data, arrange(data))
     ]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("validation", [0.0, 0.3])
+def test_a_model_that_writes_to_its_inputs_does_not_change_the_data(validation):
+    wanted, data = spec(vectorize="off"), arrange(scattered(validation=validation))
+    before, worker = data.x.copy(), Worker(wanted, data)
+    worker.network.module.register_forward_pre_hook(lambda module, given: (given[0].sub_(1.0),))
+    for kind in ("train", "gradient", "evaluate"):
+        assert not worker.run(train_task(kind=kind), records(wanted)).failures
+    np.testing.assert_array_equal(data.x, before)

@@ -230,6 +230,7 @@ def test_a_file_that_is_not_there_names_what_is_near(base: str, write: Write, tm
         ("a\0b", "no such file"),
         ("x" * 5000, "no such file"),
         (tmp_path, "is a folder"),
+        ("", "'': names no scenario"),
     ]:
         with pytest.raises(ScenarioError) as caught:
             load(path)
