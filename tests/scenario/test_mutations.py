@@ -79,7 +79,7 @@ def mutants(draw: st.DrawFn) -> Any:
 
 
 def load_or_faults(file: Path) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         loaded = load(file)
     except ScenarioError as error:
@@ -90,7 +90,7 @@ def load_or_faults(file: Path) -> None:
             assert "\n" not in str(fault)
     else:
         assert load(write(file.with_name("resolved.yaml"), as_yaml(loaded.resolved()))).hash == loaded.hash
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20
 
 
 def write(file: Path, text: str) -> Path:
@@ -128,6 +128,6 @@ def test_any_override_loads_or_is_told(override: str) -> None:
 
 @pytest.mark.parametrize("char", ["[", "{", "- ", "? ", "&a ", "!", "'", '"', "a: ", "*", "a: b\n", "\t", "|\n", "%"])
 def test_a_long_file_of_one_thing_does_not_hang(char: str, tmp_path: Path) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     load_or_faults(write(tmp_path / "s.yaml", char * (200_000 // len(char))))
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20
