@@ -249,7 +249,7 @@ class Running(Course):
         from fedmomentum.data import summarise
         from fedmomentum.report import draw_outcome, draw_partition, draw_posterior, draw_probes, draw_reliability
 
-        self._leave()
+        self.close()
         question = self.loaded.scenario.question or self.result.name
         if self.pictures:
             draw_outcome(load_run(self.folder.path), self.loaded, self.result.arms, self.folder.plots)
@@ -279,17 +279,11 @@ class Running(Course):
                 draw_partition(summary.counts, folder=self.folder.plots, name=name, question=title)
         self.folder.write_partitions(records)
 
-    def _leave(self) -> None:
-        """Give back workers, and let Ray end beside what is still to be done here."""
+    def close(self) -> None:
+        """Give back workers, and Ray where it was started here."""
         executor, self.executor = self.executor, None
         if executor is not None:
             executor.close()
-        if not self._lent:
-            self.actors.leave()
-
-    def close(self) -> None:
-        """Give back workers, and Ray where it was started here."""
-        self._leave()
         if not self._lent:
             self.actors.close()
 

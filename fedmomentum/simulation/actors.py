@@ -64,11 +64,6 @@ class Actors:
         near = engine.address is None and self._address is None and not engine.gpus
         return near and engine.name == "ray" and engine.early
 
-    def leave(self) -> None:
-        """Let the pool go in the background; :meth:`close` waits for it."""
-        if self._start is not None:
-            self._start.leave()
-
     def close(self) -> None:
         """End the pool, and Ray where it was started here."""
         start, self._start, self._settings = self._start, None, None

@@ -291,13 +291,9 @@ class RayPoolStart:
         assert self._pool is not None
         return self._pool
 
-    def leave(self) -> None:
-        """Say that nobody needs the pool any more: it ends in the background, as soon as it is up."""
-        self._over.set()
-
     def close(self) -> None:
-        """End the pool, if it ever comes up, and wait until it is gone."""
-        self.leave()
+        """End the pool, if it ever comes up, and wait until it is gone: what Ray holds is not let go of meanwhile."""
+        self._over.set()
         self._thread.join()
 
 
