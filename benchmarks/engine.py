@@ -8,6 +8,9 @@ framework; the time from starting the process to the end of round 1, to the mome
 work (the process itself trains until they are: rounds that ended before are left out of the median too), and to the end
 of the last of so many rounds as the workload has (12, 12 and 5); the peak of proportional memory (PSS) over all
 processes of the column.
+
+Columns whose rounds take milliseconds run more of them (120 of lin and 48 of mlp): twelve would be over in a tenth of a
+second, in which caches fill and what has just started goes on starting. The end of the last round stays the twelfth's.
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ import psutil
 from benchmarks.columns import COLUMNS
 from benchmarks.workload import CLIENTS, ROUNDS
 
+SLOW = ("bare torch loop, 1 thread", "Flower simulation")
+"""Columns that run as many rounds as the workload has; the others ``MANY`` for a small model."""
+MANY = {"lin": 120, "mlp": 48}
 WARM_UP = 2
 """Rounds left out of the medians: imports, first allocations, compilation."""
 
@@ -51,8 +57,9 @@ def command(column: str, model: str, rounds: int) -> list[str] | None:
     return [str(python), *program, model, str(rounds)] if python.exists() else None
 
 
-def measure(column: str, model: str, rounds: int) -> dict[str, float] | None:
+def measure(column: str, model: str) -> dict[str, float] | None:
     """Run one column in a process of its own; None where it is a peer that is not set up."""
+    rounds = ROUNDS[model] if column in SLOW else MANY.get(model, ROUNDS[model])
     words = command(column, model, rounds)
     if words is None:
         return None
@@ -72,7 +79,7 @@ def measure(column: str, model: str, rounds: int) -> dict[str, float] | None:
         "ms_per_client": 1e3 * statistics.median(seconds) / CLIENTS,
         "first_round_s": ends[0] - began,
         **({} if at_work is None else {"at_work_s": at_work - began}),
-        "last_round_s": ends[rounds - 1] - began,
+        "last_round_s": ends[ROUNDS[model] - 1] - began,
         "peak_mib": memory,
     }
 
@@ -122,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if column.endswith("bf16") and model != "cnn":  # dense networks stay in float32
                     continue
                 print(f"[{repeat + 1}/{options.repeats}] {model}: {column} ...", file=sys.stderr, flush=True)
-                figures = measure(column, model, ROUNDS[model])
+                figures = measure(column, model)
                 if figures is not None:
                     found.setdefault(model, {}).setdefault(column, []).append(figures)
     missing = [column for column in options.columns if command(column, "lin", 1) is None]

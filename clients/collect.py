@@ -101,7 +101,7 @@ class Collector:
             return
         if not kept:
             return
-        weights = torch.tensor([1.0 if self.uniform else float(examples[k]) for k in kept], dtype=torch.float64)
+        weights = [1.0 if self.uniform else float(examples[k]) for k in kept]
         for record, tree in records_K.items():
             chosen = tree if len(kept) == len(clients) else {name: x[kept] for name, x in tree.items()}
             self._mean(record).add_stacked(chosen, weights, (means or {}).get(record))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -32,16 +33,16 @@ class RunningMean:
         self.weight += weight
 
     def add_stacked(
-        self, tree: Mapping[str, Tensor], weights_K: Tensor, means: Mapping[str, Tensor] | None = None
+        self, tree: Mapping[str, Tensor], weights: Sequence[float], means: Mapping[str, Tensor] | None = None
     ) -> None:
-        """Add K stacked models ``[K, *shape]`` with weights ``[K]``; of some tensors their mean is all there is."""
-        wide_K, means = weights_K.to(torch.float64), means or {}
-        weight, first = float(wide_K.sum()), not self._dtypes
+        """Add K stacked models ``[K, *shape]`` with K weights; of some tensors their mean is all there is."""
+        means = means or {}
+        weight, first = math.fsum(weights), not self._dtypes
         stacked = {name: x.detach() for name, x in tree.items() if name not in means}
         self._begin({name: x[0] for name, x in stacked.items()}, {} if first else means)
         for name, x in stacked.items():
-            total = self._sums[name]
-            total.add_((wide_K.to(x.device) @ x.reshape(x.shape[0], -1).to(torch.float64)).reshape(total.shape))
+            total, weights_K = self._sums[name], torch.tensor(weights, dtype=torch.float64, device=x.device)
+            total.add_((weights_K @ x.reshape(x.shape[0], -1).to(torch.float64)).reshape(total.shape))
         if first:  # a mean that stays alone is the mean
             self._alone = means, weight
             self._dtypes |= {name: x.new_empty(0) for name, x in means.items()}
@@ -102,10 +103,10 @@ class OffsetSum:
         self.weight += weight
 
     def add_stacked(
-        self, tree: Mapping[str, Tensor], weights_K: Tensor, means: Mapping[str, Tensor] | None = None
+        self, tree: Mapping[str, Tensor], weights: Sequence[float], means: Mapping[str, Tensor] | None = None
     ) -> None:
-        """Add K stacked models ``[K, *shape]`` with weights ``[K]``; of some tensors their mean is all there is."""
-        weights, means = [float(w) for w in weights_K], means or {}
+        """Add K stacked models ``[K, *shape]`` with K weights; of some tensors their mean is all there is."""
+        means = means or {}
         self._begin({name: x[0] for name, x in tree.items()} | dict(means))
         for name, total in self._sums.items():
             if name in means:

@@ -143,15 +143,18 @@ class Worker:
     def _start(self, task: BlockTask, given: Tree) -> Tree:
         """Give the model that the block starts from, in the dtypes and the memory layout of the network.
 
-        The network holds it too, but for a large model whose clients begin by copying it: once more is a pass over it.
+        The network holds it too, unless nobody looks there: stacked clients have weights of their own, and those of a
+        large model begin by copying it, which makes one more copy a pass over it.
         """
         copied = task.fold and task.kind == "train" and self._only_copied()
+        stacked = self._stack is not None and task.kind == "train" and self._prober is None
+        kept = _same_numbers if copied else _as_it_is
         own = self.network.tree()
-        if copied and given.keys() == own.keys() and all(_same_numbers(given[n], x) for n, x in own.items()):
+        unseen = copied or (stacked and not self.network.released)
+        if unseen and given.keys() == own.keys() and all(kept(given[name], x) for name, x in own.items()):
             same_layout(given, own)
             return {name: given[name] for name in own}
         self.network.load(given)
-        kept = _same_numbers if copied else _as_it_is
         return {name: given[name] if kept(given[name], x) else x.clone() for name, x in own.items()}
 
     def _block(self, task: BlockTask, records: Mapping[str, Arrays]) -> BlockResult:

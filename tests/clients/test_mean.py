@@ -33,11 +33,11 @@ def test_means_stacks_and_single_models_give_one_mean(order, as_means):
     for k in order:
         x_K, weights_K = many[k]
         if k in as_means:
-            running.add_stacked({"b": 2 * x_K}, weights_K, {"a": torch.from_numpy(mean_of(x_K, weights_K))})
+            running.add_stacked({"b": 2 * x_K}, weights_K.tolist(), {"a": torch.from_numpy(mean_of(x_K, weights_K))})
         elif k == 1:
             running.add({"a": x_K[0], "b": 2 * x_K[0]}, float(weights_K[0]))
         else:
-            running.add_stacked({"a": x_K, "b": 2 * x_K}, weights_K)
+            running.add_stacked({"a": x_K, "b": 2 * x_K}, weights_K.tolist())
     everything, weights = torch.cat([x for x, _ in many]), np.concatenate(WEIGHTS)
     found = running.value()
     for name, factor in (("a", 1), ("b", 2)):
@@ -47,7 +47,7 @@ def test_means_stacks_and_single_models_give_one_mean(order, as_means):
 def test_a_mean_that_stays_alone_is_the_mean_to_the_bit():
     x_K, weights_K = groups(torch.float32)[2]
     alone = RunningMean()
-    alone.add_stacked({"b": x_K}, weights_K, {"a": x_K[1]})
+    alone.add_stacked({"b": x_K}, weights_K.tolist(), {"a": x_K[1]})
     found = alone.value()
     np.testing.assert_array_equal(found["a"], x_K[1])
     assert found["a"].dtype == found["b"].dtype == torch.float32
@@ -56,5 +56,5 @@ def test_a_mean_that_stays_alone_is_the_mean_to_the_bit():
 def test_no_weight_no_mean():
     nothing = RunningMean()
     assert nothing.value() is None
-    nothing.add_stacked({}, torch.zeros(2), {"a": torch.ones(2)})
+    nothing.add_stacked({}, [0.0, 0.0], {"a": torch.ones(2)})
     assert nothing.value() is None
