@@ -154,7 +154,7 @@ class _Watch:
 
     def __init__(self, rounds: int, actors: int) -> None:
         self.ends: list[float] = []
-        self._rounds, self._actors = rounds, actors
+        self._left, self._actors = rounds, actors
         self._began: dict[int, float] = {}
 
     @property
@@ -170,11 +170,13 @@ class _Watch:
     def round_end(self, event) -> None:
         """Note what this round says."""
         self.ends.append(time.time())
-        for span in event.spans:
-            if span.host and span.process != os.getpid():
-                self._began[span.process] = min(self._began.get(span.process, span.began), span.began)
-        since = self.at_work if self._actors else 0.0
-        if since is not None and sum(end > since for end in self.ends) >= self._rounds:
+        if len(self._began) < self._actors:
+            for span in event.spans:
+                if span.host and span.process != os.getpid():
+                    self._began[span.process] = min(self._began.get(span.process, span.began), span.began)
+        if len(self._began) == self._actors:
+            self._left -= 1
+        if not self._left:
             raise _EnoughError
 
 

@@ -68,7 +68,11 @@ class Steps:
         seen_SUKB, back_USKB = torch.zeros_like(self._away_SUKB), z_UQ.new_zeros(units, steps, clients, batch)
         for step, active in enumerate(frame.active):
             z_UAB, back_UAB = seen_SUKB[step, :, :active], back_USKB[:, step, :active]
-            z_UAB.copy_(z_UQ.index_select(1, self._places_SKB[step, :active].view(-1)).view(z_UAB.shape))
+            places_AB = self._places_SKB[step, :active].view(-1)
+            if active == clients:
+                torch.index_select(z_UQ, 1, places_AB, out=z_UAB.view(units, -1))
+            else:
+                z_UAB.copy_(z_UQ.index_select(1, places_AB).view(z_UAB.shape))
             share_AB = frame.share_SKB[step, :active]
             torch.addcmul(self._away_SUKB[step, :, :active], torch.softmax(z_UAB, 0), share_AB, out=back_UAB)
             if step + 1 < steps:
