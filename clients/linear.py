@@ -3,7 +3,7 @@
 Torch's own products of float32 matrices are MKL's: on the AMD processor of docs/performance.md oneDNN, which torch has
 built in and uses for convolutions, is a tenth to a sixth faster for wide layers, and twice as fast for ten outputs.
 Where a layer has few outputs and the same inputs come round after round, it pays to lay them out once as oneDNN reads
-them: another third off (``python -m benchmarks.vectorize products``).
+them: a sixth off for ten outputs (``python -m benchmarks.vectorize products``).
 """
 
 from __future__ import annotations

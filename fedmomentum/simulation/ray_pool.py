@@ -59,7 +59,7 @@ def start_ray(address: str | None, *, cpus: int | None = None, eager: bool = Fal
             ray.init(address=address, **common)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"engine.address: no Ray cluster answers at '{address}' ({str(error).splitlines()[0]}). "
+                f"engine.address: no Ray cluster answers at '{address}' ({_first_line(error)}). "
                 "Start one with 'ray start --head', or leave the address out for a local one."
             ) from error
         return False
@@ -72,7 +72,7 @@ def start_ray(address: str | None, *, cpus: int | None = None, eager: bool = Fal
             ray.init(address="local", include_dashboard=False, num_cpus=cpus, _system_config=settings, **common)
     except Exception as error:  # Ray's own kind for a node that does not come up is Exception itself
         raise UserError(
-            f"engine.name: Ray did not start on this machine ({str(error).splitlines()[0]}). "
+            f"engine.name: Ray did not start on this machine ({_first_line(error)}). "
             "Where it is only too busy, try again; 'inline' needs no Ray."
         ) from error
     finally:
@@ -101,6 +101,11 @@ def _reach(address: str) -> None:
             f"engine.address: nothing answers at '{address}' ({error}). Give host:port of a Ray cluster (port 6379 if "
             "it was started with 'ray start --head'), or auto for one on this machine, or leave the address out."
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """Give the first line of what an exception says, or its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _offer_token() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -170,16 +171,26 @@ class _NoPuppet:
         raise NotADirectoryError("there is no stage")
 
 
-def test_a_ray_that_does_not_start_is_told_in_one_line(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            Exception("The current node timed out during startup.\nMore of it."),
+            "The current node timed out during startup.",
+        ),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_a_ray_that_does_not_start_is_told_in_one_line(monkeypatch, error, told):
     ray = pytest.importorskip("ray")
     from fedmomentum.simulation.ray_pool import start_ray
 
     def init(**options):
-        raise Exception("The current node timed out during startup.\nMore of it.")
+        raise error
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     before = dict(os.environ)
-    with pytest.raises(UserError, match=r"did not start .*\(The current node timed out during startup\.\).* 'inline'"):
+    with pytest.raises(UserError, match=rf"did not start .*\({re.escape(told)}\).* 'inline'"):
         start_ray(None, cpus=2)
     assert all(os.environ[name] == value for name, value in before.items())
