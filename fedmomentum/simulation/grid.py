@@ -221,7 +221,6 @@ class SimulationGrid(BaseGrid):
                 reduce=reduce,
                 fold=large,
                 uniform=config.get(WEIGHTING, EXAMPLES) == UNIFORM,
-                everyone=kind == "train" and len(outcome.clients) == len(self.sizes) and not outcome.effort,
                 effort=tuple(outcome.effort.get(c, 1.0) for c in block) if outcome.effort else None,
                 memory={c: self.memory[c] for c in block if c in self.memory} if self.memory else {},
             )
