@@ -1,4 +1,5 @@
-/* Clients of small dense networks, trained one after another in the caches of a core; called by native.py.
+/* Clients of small dense networks, trained one after another in the caches of a core; called by native.py. The batches
+   that they see are drawn by native_draws.h, called by batches.py.
 
    A client takes minibatch steps of a heavy ball on the mean cross entropy, from the model of the round on. All that is
    kept of where clients end is the weighted mean, or each of their models, whatever is asked for. */
@@ -59,6 +60,8 @@ struct job {
     double *loss;               /* the mean of each client over all that it saw */
     struct ball ball;
 };
+
+#include "native_draws.h"
 
 enum outcome { DONE, NO_MEMORY, NO_CLASS, NOT_FINITE };
 
@@ -150,4 +153,4 @@ int native_train(const struct job *job, int lanes) {
     return lanes == 4 ? (int)train_any(job) : -1;
 }
 
-int native_version(void) { return 2; }
+int native_version(void) { return 3; }
