@@ -120,7 +120,7 @@ def _admit(node: int, content: RecordDict, expected: Expected) -> Reply:
 
 
 def _only_metrics(content: RecordDict) -> MetricRecord:
-    found = list(records.of_kind(content, MetricRecord).values())
+    found = [record for record in content.values() if isinstance(record, MetricRecord)]
     if len(found) != 1:
         raise _RejectedError(f"{len(found)} MetricRecords where one is expected")
     return found[0]
@@ -161,8 +161,8 @@ def _model_record(found: Mapping[str, ArrayRecord], expected: Expected) -> Array
 
 def _fitting(found: ArrayRecord, like: Mapping[str, NDArray[Any]], where: str = "") -> records.Views:
     """Give the arrays of a record, cast to the dtypes of the model, or say what is wrong with them."""
-    if found.keys() != like.keys():
-        missing, unknown = sorted(like.keys() - found.keys()), sorted(found.keys() - like.keys())
+    if (names := set(found)) != like.keys():
+        missing, unknown = sorted(like.keys() - names), sorted(names - like.keys())
         fault = f"tensor '{missing[0]}' is missing" if missing else f"tensor '{unknown[0]}' is not in the model"
         raise _RejectedError(where + fault)
     arrays = records.views(found)
@@ -215,7 +215,7 @@ def _block(table: ConfigRecord, metrics: Mapping[str, object], weighted_by: str)
     ]
     if ragged:
         raise _RejectedError(f"the table of members has {len(clients)} clients and another number of '{ragged[0]}'")
-    common = {name: value for name, value in metrics.items() if name not in columns and name != weighted_by}
+    common = {name: metrics[name] for name in metrics if name not in columns and name != weighted_by}
     return tuple(map(int, clients)), Reports(list(map(float, shares)), common, columns)
 
 

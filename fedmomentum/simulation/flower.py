@@ -6,16 +6,17 @@ SuperLink gave to the message. A grid of one's own has to give both.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import DEFAULT_TTL, Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
-from flwr.app.metadata import Metadata
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmomentum.clients.block import Arrays
+from fedmomentum.strategies.broadcast import stamp as stamp
 from fedmomentum.strategies.records import filled
 
 SERVER_NODE_ID = 1
@@ -38,11 +39,6 @@ def empty_run(run_id: int) -> Run:
     return Run.create_empty(run_id)
 
 
-def stamp(message: Message, identity: str) -> None:
-    """Give a message the id that a SuperLink would give it, so that it can be replied to."""
-    message.metadata.__dict__["_message_id"] = identity
-
-
 def addressed(content: RecordDict, metadata: Metadata) -> Message:
     """Give a message again from its two halves: the content travels once for all the messages of a round."""
     return Message(content=content, metadata=metadata)  # type: ignore[call-overload,no-any-return]
@@ -51,6 +47,31 @@ def addressed(content: RecordDict, metadata: Metadata) -> Message:
 def reply(message: Message, content: RecordDict) -> Message:
     """Give the reply of the node that a stamped message went to."""
     return Message(content, reply_to=message)
+
+
+def reply_unseen(content: RecordDict, *, node: int, identity: str, message_type: str) -> Message:
+    """Give the reply that :func:`reply` gives of a node to a message with an id, which need not be made for it.
+
+    Field by field: Flower's constructors look at each argument, which takes them longer than all else here.
+    """
+    metadata = Metadata.__new__(Metadata)
+    vars(metadata).update(
+        _run_id=TaskIdentity._run_id,
+        _message_id="",
+        _src_node_id=node,
+        _dst_node_id=TaskIdentity._node_id,
+        _src_task_id=None,
+        _dst_task_id=TaskIdentity._task_id,
+        _reply_to_message_id=identity,
+        _group_id="",
+        _created_at=time.time(),
+        _ttl=DEFAULT_TTL,
+        _message_type=message_type,
+        _delivered_at="",
+    )
+    message = Message.__new__(Message)
+    vars(message).update(_metadata=metadata, _content=content, _error=None)
+    return message
 
 
 def error_reply(message: Message, reason: str) -> Message:
