@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from logging import INFO, WARNING
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -19,8 +19,7 @@ from fedmomentum.strategies import records
 from fedmomentum.strategies.reports import Reports, all_numbers
 
 
-@dataclass(frozen=True)
-class Expected:
+class Expected(NamedTuple):
     """What the replies of a round must hold.
 
     Args:
@@ -35,14 +34,13 @@ class Expected:
     weighted_by: str
     model: Mapping[str, NDArray[Any]] | None = None
     model_record: str = protocol.ARRAYS
-    extras: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    extras: Mapping[str, Mapping[str, NDArray[Any]]] = MappingProxyType({})
     metrics: tuple[str, ...] = ()
     longest: float | None = None
     judged: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """An admitted reply, of one client or of a whole block."""
 
     node: int
@@ -55,7 +53,7 @@ class Reply:
     """The reply as it came."""
     members: tuple[int, ...] | None = None
     """The clients of a block; None for one client's own reply."""
-    record: Mapping[str, Array] = field(default_factory=dict)
+    record: Mapping[str, Array] = MappingProxyType({})
     """What ``arrays`` are views of, where they are."""
 
     @property

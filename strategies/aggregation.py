@@ -55,7 +55,7 @@ def _mean_of(
 ) -> NDArray[Any]:
     floating = like.dtype.kind == "f"
     inner = like.dtype if native and floating else np.dtype(np.float64)
-    flat = [np.ascontiguousarray(x).reshape(-1) for x in values]
+    flat = [x.ravel() for x in values]
     out = np.empty(like.size, like.dtype)
     for start in range(0, like.size, _CHUNK):
         part = slice(start, start + _CHUNK)

@@ -16,6 +16,7 @@ from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import Result
 from flwr.supercore import log
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedmomentum import protocol
 from fedmomentum.events import Failure
@@ -69,7 +70,7 @@ class FedAvg(Settings):
         self._resumed = False
         self._asked: Sequence[int] = []
         self._sent: records.Views | None = None
-        self._old: Tree = {}
+        self._old: Mapping[str, Tensor] = {}
         self._extras: dict[str, records.Views] = {}
         self._reports: list[Reports] = []
 

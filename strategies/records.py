@@ -76,12 +76,12 @@ def _real(numbers: NDArray[Any]) -> NDArray[Any]:
 
 
 class Late(MutableMapping[str, Entry]):
-    """Named entries, each made of what it is made of when it is looked at; what a record keeps in place of a dict.
+    """Named entries, each made when it is looked at; what a record keeps in place of a dict.
 
     Args:
-        entries: those of the right kind are there, of the others ``make`` makes one.
+        entries: by name, each an entry, or what one is made of.
         kind: of entries.
-        make: gives an entry.
+        make: makes an entry of anything else.
     """
 
     def __init__(self, entries: Mapping[str, Any], kind: type[Entry], make: Callable[[Any], Entry]) -> None:
@@ -193,16 +193,26 @@ def views(record: Mapping[str, Array]) -> Views:
     return out
 
 
-def tree(arrays: Mapping[str, NDArray[Any]]) -> Tree:
-    """Give tensors in memory of their own; those of a large model are read in place, and nobody may write to them."""
-    if sum(x.nbytes for x in arrays.values()) >= LARGE:
-        return shared(arrays)
-    return {name: torch.from_numpy(np.array(x, order="C")) for name, x in arrays.items()}
+def tree(arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, Tensor]:
+    """Give tensors in memory of their own, each made when it is looked at.
+
+    Those of a large model are read in place, and nobody may write to them.
+    """
+    large = sum(x.nbytes for x in arrays.values()) >= LARGE
+    return Late(arrays, Tensor, _borrowed if large else _copied)
 
 
 def shared(arrays: Mapping[str, NDArray[Any]]) -> Tree:
     """Give tensors in the memory of the arrays: never write to one."""
-    return {name: borrowed(np.asarray(x, order="C")) for name, x in arrays.items()}
+    return {name: _borrowed(x) for name, x in arrays.items()}
+
+
+def _borrowed(numbers: NDArray[Any]) -> Tensor:
+    return borrowed(np.asarray(numbers, order="C"))
+
+
+def _copied(numbers: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.array(numbers, order="C"))
 
 
 def record(
@@ -237,7 +247,7 @@ def array(numbers: NDArray[Any]) -> Array:
 def filled(record: Record, entries: Mapping[str, Any]) -> Record:
     """Put entries of the right types into a record of Flower's: each costs microseconds when it is assigned.
 
-    Where a record keeps them is the one private name of Flower that strategies know, here and in :func:`keeping`;
+    Where a record keeps them is a private name of Flower, used here, in :func:`keeping` and by who reads them;
     ``tests/simulation/test_parts.py`` notices when it moves.
     """
     record.__dict__["_data"].update(entries)

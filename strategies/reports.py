@@ -70,10 +70,12 @@ def weights_of(reports: Sequence[Reports], *, uniform: bool = False) -> NDArray[
 
 def column_of(reports: Sequence[Reports], name: str) -> NDArray[np.float64] | None:
     """Give a metric of all clients; None where somebody does not report it as a number."""
-    columns = [report.numbers(name) for report in reports]
-    if any(column is None for column in columns):
-        return None
-    return np.array(list(chain.from_iterable(columns)), np.float64)  # type: ignore[arg-type]
+    found: list[float] = []
+    for report in reports:
+        if (column := report.numbers(name)) is None:
+            return None
+        found += column
+    return np.array(found, np.float64)
 
 
 def mean_metrics(reports: Sequence[Reports], *, leave_out: str) -> MetricRecord:
@@ -115,17 +117,17 @@ def mean_metrics(reports: Sequence[Reports], *, leave_out: str) -> MetricRecord:
         add(key, ())
     weights = list(chain.from_iterable(report.weights for report in reports))
     means = {key: _mean(column, weights) for key, column in columns.items()}
-    mean = {
+    by_name = {
         name: means[name, None] if length is None else [means[name, place] for place in range(length)]
         for name, length in lengths.items()
     }
-    return filled(MetricRecord(), mean)
+    return filled(MetricRecord(), by_name)
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
     """Give the weighted mean of the values that are not NaN, unweighted where their weights are all zero.
 
-    A loop over floats: for the few hundred clients of a usual round numpy takes longer to begin than this to end.
+    A loop: with a few hundred clients it has ended before numpy, whose code a round finds in no cache, has begun.
     """
     total = mean = 0.0
     for weight in weights:

@@ -1,7 +1,8 @@
-"""Every private name of Flower that the engine depends on, in one file, with a test that fails when Flower moves one.
+"""The private names of Flower that the engine depends on, in one file, with a test that fails when Flower moves one.
 
 Flower's own messages can only be made inside a task that its SuperLink started, and a reply needs the id that the
-SuperLink gave to the message. A grid of one's own has to give both.
+SuperLink gave to the message. A grid of one's own has to give both. (Strategies know two more names: where records keep
+their entries, in ``strategies/records.py``, and the id of a message, in ``strategies/broadcast.py``.)
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
-from flwr.app import DEFAULT_TTL, Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, RecordDict
+from flwr.app import DEFAULT_TTL, Array, ArrayRecord, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmomentum.clients.block import Arrays
 from fedmomentum.strategies.broadcast import stamp as stamp
-from fedmomentum.strategies.records import filled
 
 SERVER_NODE_ID = 1
 ERROR_CODE = 0
@@ -50,9 +50,9 @@ def reply(message: Message, content: RecordDict) -> Message:
 
 
 def reply_unseen(content: RecordDict, *, node: int, identity: str, message_type: str) -> Message:
-    """Give the reply that :func:`reply` gives of a node to a message with an id, which need not be made for it.
+    """Give what :func:`reply` gives for the message to a node with an id, without that message.
 
-    Field by field: Flower's constructors look at each argument, which takes them longer than all else here.
+    Field by field: Flower's constructors check each argument, which takes longer than all else that a reply takes.
     """
     metadata = Metadata.__new__(Metadata)
     vars(metadata).update(
@@ -105,24 +105,6 @@ def unsent_error(message: Message, number: int, reason: str) -> Message:
         message_type=asked.message_type,
     )
     return make_message(metadata=metadata, error=Error(ERROR_CODE, reason))
-
-
-def table(columns: Mapping[str, list[int] | list[float]]) -> ConfigRecord:
-    """Give the record of columns of numbers; Flower looks at every entry of a list, here types are looked at.
-
-    Raises:
-        TypeError: a column holds numbers of two kinds, or anything else.
-    """
-    record = ConfigRecord()
-    for name, column in columns.items():
-        if set(map(type, column)) in _ONE_KIND:
-            filled(record, {name: column})
-        else:
-            record[name] = column
-    return record
-
-
-_ONE_KIND: tuple[set[type], ...] = (set(), {int}, {float})
 
 
 def to_arrays(record: ArrayRecord) -> Arrays:

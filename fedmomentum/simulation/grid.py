@@ -218,7 +218,7 @@ class SimulationGrid(BaseGrid):
         )
         uniform = config.get(WEIGHTING, EXAMPLES) == UNIFORM
         everyone = kind == "train" and len(outcome.clients) == len(self.sizes) and not outcome.effort
-        kept = self.memory if self.memory else {}
+        kept: Mapping[int, State] = self.memory or {}
         tasks = [
             BlockTask(
                 index=index,
@@ -324,6 +324,7 @@ class SimulationGrid(BaseGrid):
 
 
 def _mean(column: Sequence[float], *, weights: Sequence[float]) -> float:
+    """Give the weighted mean of a metric over the clients of a block; zero where nobody counts."""
     weights_K = np.asarray(weights, dtype=np.float64)
     total = float(weights_K.sum())
     return float(weights_K @ np.asarray(column)) / total if total > 0 else 0.0
@@ -335,7 +336,7 @@ def _count(phases: dict[str, float], phase: str, seconds: float) -> None:
 
 
 class _Mail:
-    """The messages of one content and type, by client; one is looked at, and stamped, only where it is replied to."""
+    """The messages of one content and type, by client, and the replies to them."""
 
     def __init__(self, messages: Sequence[Message], next_id: Callable[[], str]) -> None:
         """Take messages: stamped ones, or a broadcast whose messages need not be there yet."""
@@ -352,14 +353,14 @@ class _Mail:
         self.clients: Sequence[int] = nodes if isinstance(nodes, range) else sorted(set(nodes))
 
     def to(self, client: int) -> Message:
-        """Give the message to a client."""
+        """Give the message to a client, stamped."""
         message = self._messages[self._position(client)]
         if self._broadcast is not None:
             flower.stamp(message, self._next_id())
         return message
 
     def reply(self, client: int, content: RecordDict) -> Message:
-        """Give the reply of a client; to a message that nobody has looked at it comes without making that."""
+        """Give the reply of a client; a message that nobody has looked at yet is not made for that."""
         position = self._position(client)
         if self._broadcast is None or self._broadcast.seen(position):
             return flower.reply(self.to(client), content)

@@ -150,16 +150,6 @@ def test_records_are_filled_as_by_assignment():
     assert of_kind(content, ArrayRecord) == dict(content.array_records)
 
 
-def test_a_table_of_clients_holds_columns_of_one_kind_each():
-    table = {"client": [3, 4], "loss": [0.5, 1.0], "none": []}
-    assert flower.table(table) == ConfigRecord(table)
-    assert list(flower.table(table)) == list(table)
-    with pytest.raises(TypeError):
-        flower.table({"loss": [0.5, "x"]})
-    with pytest.raises(TypeError):
-        flower.table({"loss": [0.5, 1]})
-
-
 @given(
     st.lists(st.integers(0, 300), max_size=20),
     st.integers(1, 40) | st.none(),
