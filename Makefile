@@ -6,6 +6,9 @@ ARGS     ?=
 EXTRA    ?= dev
 WORKERS  ?= auto
 
+# What an installation is made from; a change of one of them makes it anew.
+INSTALLED := pyproject.toml setup.py constraints.txt $(wildcard clients/*.c clients/*.h)
+
 # Absolute, because `check` works from another folder.
 BIN := $(abspath $(VENV))/bin
 
@@ -78,10 +81,10 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.installed: $(VENV)/bin/python $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.installed-dev: $(VENV)/bin/python $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA)]'
 	@touch $@ $(VENV)/.installed

@@ -1,10 +1,10 @@
 """What the recorded rules of ``vectorize: auto`` rest on: where which way of training a dense client is the faster one.
 
-``python -m benchmarks.vectorize [orders] [products] [stacking] [dual] [convolved] [bare] [worker] [scattered]
+``python -m benchmarks.vectorize [orders] [products] [native] [stacking] [dual] [convolved] [bare] [worker] [scattered]
 [compiled] [--repeats 5]``.
 Times are processor time of one thread, the shortest of interleaved repeats (``worker``: the median), so that a busy
 machine changes them little; a ratio above 1 says that the second way is the faster one. The figures settle ``NARROW``
-(orders), whether ``clients/linear.py`` pays, and ``PACKED_UNITS`` (products), ``STACK_LIMIT`` (stacking),
+(orders), whether ``clients/linear.py`` pays (products), ``MOST_PARAMETERS`` (native), ``STACK_LIMIT`` (stacking),
 ``EXAMPLES_PER_UNIT``, ``KEPT_EXAMPLES`` and ``KEPT_PER_OUTPUT`` (dual) and ``LEAST_CHANNELS`` (convolved); ``bare``
 compares a worker with a plain loop, ``worker`` takes one apart, and ``scattered`` shows what the order of examples is
 worth. ``compiled`` shows what compiling the gradients of stacked clients would gain where ``vmap`` makes them.
@@ -30,9 +30,11 @@ from benchmarks.workload import BATCH, EXAMPLES, LR, MODELS, MOMENTUM, client_da
 from fedmomentum.clients import convolved as convolutions_by_hand
 from fedmomentum.clients import dual as dual_form
 from fedmomentum.clients import gram, groups
+from fedmomentum.clients import native as in_c
 from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.collect import to_arrays
-from fedmomentum.clients.linear import Packed, linear
+from fedmomentum.clients.library import available
+from fedmomentum.clients.linear import linear
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.clients.worker import Worker
 from fedmomentum.data import Dataset, FederatedData, Partition, arrange, partition
@@ -65,40 +67,43 @@ def orders(repeats: int) -> None:
 
 def products(repeats: int) -> None:
     """Outputs of a layer for the inputs of 50 clients, and the mean of its weights, by torch and by oneDNN."""
-    print(
-        "| outputs | torch, outputs ms | oneDNN ms | packed ms | torch, mean ms | oneDNN ms | packed ms | packing ms |"
-    )
-    print("|---" * 8 + "|")
+    print("| outputs | torch, outputs ms | oneDNN ms | torch, mean ms | oneDNN ms |")
+    print("|---" * 5 + "|")
     rows = torch.randn(50 * EXAMPLES, 784)
-    for outputs in (2, 10, 12, 16, 32, 64, 200):
+    for outputs in (2, 10, 16, 32, 64, 200):
         weight, coefficients = torch.randn(outputs, 784), torch.randn(outputs, len(rows))
-        began = time.thread_time()
-        packed = Packed(rows, outputs)
-        packing = 1e3 * (time.thread_time() - began)
         ways = [
             partial(torch.nn.functional.linear, rows, weight),
             partial(linear, rows, weight),
-            partial(packed.outputs, weight, None),
             partial(torch.mm, coefficients, rows),
             partial(linear, coefficients, rows.T),
-            partial(packed.total, coefficients),
         ]
         times = " | ".join(f"{1e3 * t:.2f}" for t in fastest(ways, 2 * repeats))
-        print(f"| {outputs} | {times} | {packing:.1f} |")
+        print(f"| {outputs} | {times} |")
 
 
 def _task(
-    hidden: list[int], examples: int, epochs: int, vectorize: str, *, gram_memory: float = 512.0
+    hidden: list[int],
+    examples: int,
+    epochs: int,
+    vectorize: str,
+    *,
+    gram_memory: float = 512.0,
+    side: int = 28,
+    batch: int = 20,
+    native: bool = False,
 ) -> Callable[[], object]:
     rng = np.random.default_rng(0)
     count = CLIENTS * examples
-    x, y = rng.standard_normal((count, 1, 28, 28), dtype=np.float32), rng.integers(0, 10, count)
+    x, y = rng.standard_normal((count, 1, side, side), dtype=np.float32), rng.integers(0, 10, count)
     dataset = Dataset(name="noise", x=x, y=y, test_x=x[:1], test_y=y[:1], classes=10)
     data = FederatedData.build(dataset, Partition(np.arange(count), np.arange(CLIENTS + 1) * examples))
     spec = ClientSpec(
-        model=ModelSpec("mlp", (1, 28, 28), 10, 0, {"hidden": hidden}),
+        model=ModelSpec("mlp", (1, side, side), 10, 0, {"hidden": hidden}),
         optimizer={"name": "heavy_ball", "lr": 0.01, "momentum": 0.9},
         epochs=epochs,
+        batch_size=batch,
+        native=native,
         vectorize=vectorize,  # type: ignore[arg-type]
         gram_memory=gram_memory,
     )
@@ -117,6 +122,31 @@ def stacking(repeats: int) -> None:
         sizes = [784, *hidden, 10]
         parameters = sum((i + 1) * o for i, o in pairwise(sizes))
         print(f"| {hidden} | {parameters:,} | {a:.3f} | {b:.3f} | {a / b:.2f} |")
+
+
+def native(repeats: int) -> None:
+    """Clients in C against the fastest other form, one epoch of 100 examples."""
+    if not available():
+        raise SystemExit("this installation has no compiled part")
+    print("| inputs | hidden | parameters | batch | otherwise ms | in C ms | ratio |\n" + "|---" * 7 + "|")
+    for side, hidden, batch in NETWORKS:
+        widths = [side * side, *hidden, 10]
+        parameters = sum((i + 1) * o for i, o in pairwise(widths))
+        ways = [_task(hidden, 100, 1, "on", side=side, batch=batch, native=way) for way in (False, True)]
+        with mock.patch.object(in_c.Native, "pays", lambda *_: True):
+            ways[1]()  # the block is cut once
+        a, b = (1e3 * t / CLIENTS for t in fastest(ways, 4 * repeats))
+        row = f"{side * side} | {hidden or 'none'} | {parameters:,} | {batch} | {a:.3f} | {b:.3f} | {a / b:.2f}"
+        print(f"| {row} |", flush=True)
+
+
+NETWORKS = (
+    *((8, hidden, 20) for hidden in ([], [32], [64, 64], [200])),
+    *((28, [], batch) for batch in (1, 5, 20, 100)),
+    *((28, [hidden], 20) for hidden in (50, 100, 200, 300, 400, 600, 1000)),
+    *((28, [200], batch) for batch in (1, 5, 100)),
+    (28, [200, 200], 20),
+)
 
 
 def dual(repeats: int) -> None:
@@ -241,16 +271,7 @@ def _rounds(
     )
     worker = Worker(spec, data)
     sent = {"arrays": to_arrays(worker.network.tree())}
-    tasks = [
-        BlockTask(
-            index=0,
-            kind="train",
-            round=groups.PACKED_FROM,
-            clients=tuple(clients),
-            everyone=len(clients) == data.clients,
-        )
-        for clients in cohorts
-    ]
+    tasks = [BlockTask(index=0, kind="train", round=1, clients=tuple(clients)) for clients in cohorts]
     return lambda: [worker.run(task, sent) for task in tasks]
 
 
@@ -336,7 +357,7 @@ def compiled(repeats: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables."""
-    parts = {"orders": orders, "products": products, "stacking": stacking, "dual": dual}
+    parts = {"orders": orders, "products": products, "native": native, "stacking": stacking, "dual": dual}
     parts |= {"convolved": convolved, "bare": bare, "worker": worker_parts, "scattered": scattered}
     parts |= {"compiled": compiled}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -36,8 +36,6 @@ class BlockTask:
     """Answer with sums, which are folded with those of other blocks: for large models."""
     effort: tuple[float, ...] | None = None
     """Fraction of its planned steps that each client has time for (a straggler's partial work)."""
-    everyone: bool = False
-    """Whether all clients of the federation work in this round, so that the block is likely to come again."""
     memory: Mapping[int, State] = field(default_factory=dict)
     """State that clients kept from an earlier round, such as their velocity."""
 

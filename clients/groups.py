@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,17 +20,17 @@ from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.dual import Dual
 from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.gram import Grams, Holdings, Inner, Own, Seen, most_kept
-from fedmomentum.clients.linear import Packed, Plain, packs
+from fedmomentum.clients.linear import Plain
+from fedmomentum.clients.native import Batches, Native
 from fedmomentum.clients.outputs import Steps
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.streams import Streams
 
 STACK_BYTES = 8 << 20
 """Parameters that are stacked at a time: past the share of the cache that a core has, operations wait for memory."""
-PACKED_UNITS, PACKED_FEATURES = 12, 64
-"""Outputs, at most, and inputs, at least, of a layer for which packed inputs are faster (benchmarks/vectorize.py)."""
-PACKED_FROM = 50
-"""First round for which they are packed: that takes as long as they save in so many rounds, which may not come."""
+
+Form = Literal["native", "dual", "stacked"]
+"""How clients of a group train: in C, with the first layer in dual form, or stacked with weights of their own."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ class Group:
     clients: list[int]
     plans: list[NDArray[np.int64]]
     counts: list[int]
-    in_dual: bool
-    """Whether the dual form is the faster one."""
+    form: Form
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,6 @@ class _Block:
     effort: tuple[float, ...] | None
     uniform: bool
     only_mean: bool
-    everyone: bool
 
 
 class Groups:
@@ -84,35 +82,37 @@ class Groups:
         spec: what clients do.
         examples: of all clients.
         dual: form of the network, if it has one.
+        native: form of the network, if it has one.
         size: bytes of the parameters.
     """
 
-    def __init__(self, spec: ClientSpec, examples: Examples, dual: Dual | None, size: int) -> None:
+    def __init__(
+        self, spec: ClientSpec, examples: Examples, dual: Dual | None, native: Native | None, size: int
+    ) -> None:
         """Nothing is ready yet."""
-        self.spec, self.examples, self._dual, self._size = spec, examples, dual, size
+        self.spec, self.examples, self._dual, self._native, self._size = spec, examples, dual, native, size
         if dual is not None:
             most = most_kept(examples.data.sizes, dual.units, spec.gram_memory)
             self._grams = Grams(examples, bias=dual.first.bias is not None, most=most)
-            self._packs = most > 0 and packs_pay(dual, examples.data.sizes, spec.gram_memory)
-        self._packed: dict[tuple[int, ...], Holdings] = {}
         self._held: tuple[tuple[int, ...], Holdings] | None = None
         self._draft: tuple[Hashable, _Draft] | None = None
-        self._cuts: tuple[_Block, list[tuple[list[int], bool]]] | None = None
+        self._last: tuple[Hashable, Batches] | None = None
+        self._cuts: tuple[_Block, list[tuple[list[int], Form]]] | None = None
         self._counts: tuple[tuple[int, ...], dict[int, int]] = (), {}
         self._streams = Streams(spec.seed, "batches")
         self._first: _Block | None = None
         """The first block of the last round here."""
         self._again = False
-        self._ready: tuple[_Block, list[Group], Stage | None] | None = None
+        self._ready: tuple[_Block, list[Group], Stage | Batches | None] | None = None
 
-    def of(self, task: BlockTask, *, only_mean: bool) -> Iterator[tuple[Group, Stage | None]]:
-        """Give the groups of a block's clients that have examples, and the stages of those that train in dual form.
+    def of(self, task: BlockTask, *, only_mean: bool) -> Iterator[tuple[Group, Stage | Batches | None]]:
+        """Give the groups of a block's clients that have examples, with what those need that do not train stacked.
 
         Args:
             task: the block.
-            only_mean: whether nothing but the mean of its clients' models is asked for; else none is in dual form.
+            only_mean: whether nothing but the mean of its clients' models is asked for; else all are stacked.
         """
-        block = _Block(task.round, task.clients, task.effort, task.uniform, only_mean, task.everyone)
+        block = _Block(task.round, task.clients, task.effort, task.uniform, only_mean)
         if self._first is None or self._first.round != block.round:
             self._again = self._first is not None and self._first.clients == block.clients
             self._first = block
@@ -122,9 +122,7 @@ class Groups:
         else:
             groups, stage = self._cut(block), None
         for group in groups:
-            if stage is None and group.in_dual:
-                stage = self._stage(block, group)
-            yield group, stage
+            yield group, stage or self._stage(block, group)
             stage = None
 
     def counts(self, clients: tuple[int, ...]) -> Mapping[int, int]:
@@ -144,8 +142,7 @@ class Groups:
         self._again = False
         block = replace(self._first, round=self._first.round + 1)
         groups = self._cut(block)
-        stage = self._stage(block, groups[0]) if groups and groups[0].in_dual else None
-        self._ready = block, groups, stage
+        self._ready = block, groups, self._stage(block, groups[0]) if groups else None
 
     def _cut(self, block: _Block) -> list[Group]:
         """Draw batches, and order clients by their number of steps: those still at work at any step are the first."""
@@ -157,45 +154,56 @@ class Groups:
         like = replace(block, round=0)
         if self._cuts is None or self._cuts[0] != like:
             clients = sorted(drawn, key=lambda c: -len(drawn[c]))  # stable: those alike stay in the order of the task
-            dual = self._dual if block.only_mean else None
-            self._cuts = like, list(self._together(clients, counts, drawn, dual))
-        return [
-            Group(some, [drawn[c] for c in some], [counts[c] for c in some], in_dual) for some, in_dual in self._cuts[1]
-        ]
+            self._cuts = like, list(self._together(clients, counts, drawn, only_mean=block.only_mean))
+        return [Group(some, [drawn[c] for c in some], [counts[c] for c in some], form) for some, form in self._cuts[1]]
 
     def _together(
         self,
         clients: list[int],
         counts: Mapping[int, int],
         plans: Mapping[int, NDArray[np.int64]],
-        dual: Dual | None,
-    ) -> Iterator[tuple[list[int], bool]]:
-        """Cut clients into those that are stacked together, each group with whether it trains in dual form.
+        *,
+        only_mean: bool,
+    ) -> Iterator[tuple[list[int], Form]]:
+        """Cut clients into those that train together, each group with its form.
 
         A group is no larger than what the cache holds, and in dual form its clients hold alike many examples: each is
-        given room for as many as the largest.
+        given room for as many as the largest. In C they come one after another.
         """
-        alike: list[tuple[list[int], bool]] = []
-        serves: dict[tuple[int, tuple[int, ...]], bool] = {}
+        dual, native = (self._dual, self._native) if only_mean else (None, None)
+        alike: list[tuple[list[int], Form]] = []
+        serves: dict[tuple[int, tuple[int, ...]], Form] = {}
         for client in clients:
             n, shape = counts[client], plans[client].shape
-            in_dual = serves.get((n, shape))
-            if in_dual is None:
-                in_dual = dual is not None and (n <= self._grams.most or dual.pays(n, shape[0] / -(-n // shape[1])))
-                serves[n, shape] = in_dual
-            if not alike or alike[-1][1] != in_dual or (in_dual and 2 * n <= counts[alike[-1][0][0]]):
-                alike.append(([], in_dual))
+            form = serves.get((n, shape))
+            if form is None:
+                form = serves[n, shape] = self._fastest(dual, native, n, shape)
+            if not alike or alike[-1][1] != form or (form == "dual" and 2 * n <= counts[alike[-1][0][0]]):
+                alike.append(([], form))
             alike[-1][0].append(client)
-        for group, in_dual in alike:
+        for group, form in alike:
             most = max(counts[client] for client in group)
-            width = dual.width(most) if dual is not None and in_dual else max(1, STACK_BYTES // max(self._size, 1))
-            even = -(-len(group) // -(-len(group) // width))
+            width = dual.width(most) if dual is not None and form == "dual" else STACK_BYTES // max(self._size, 1)
+            width = len(group) if form == "native" else width
+            even = -(-len(group) // -(-len(group) // max(1, width)))
             for begin in range(0, len(group), even):
-                yield group[begin : begin + even], in_dual
+                yield group[begin : begin + even], form
 
-    def _stage(self, block: _Block, group: Group) -> Stage:
-        """Put clients side by side."""
-        assert self._dual is not None
+    def _fastest(self, dual: Dual | None, native: Native | None, examples: int, shape: tuple[int, ...]) -> Form:
+        """Give the form for a client of so many examples and a plan of this shape."""
+        steps, batch = shape
+        if native is not None and native.pays(batch):
+            return "native"
+        if dual is not None and (examples <= self._grams.most or dual.pays(examples, steps / -(-examples // batch))):
+            return "dual"
+        return "stacked"
+
+    def _stage(self, block: _Block, group: Group) -> Stage | Batches | None:
+        """Put clients side by side; None where they are stacked, which begins with their inputs."""
+        if group.form == "native":
+            return self._batches(block, group)
+        if self._dual is None or group.form == "stacked":
+            return None
         passes = [-(-len(p) // -(-n // p.shape[1])) for p, n in zip(group.plans, group.counts, strict=True)]
         inner: Inner
         steps = None
@@ -207,7 +215,7 @@ class Groups:
             inner = Seen(seen, pad(rows), bias=self._dual.first.bias is not None)
             share_K, labels_SKB = shares(block, group).to(x), y[stacked.rows_SKB]
         else:
-            held = self._holdings(block, group)
+            held = self._holdings(group)
             table = pad(group.plans)
             frame, share_K = self._drafted(block, group, table, held)
             inner = own = Own(held, table, frame)
@@ -217,27 +225,26 @@ class Groups:
                 steps = Steps(own, stacked, labels_SKB, share_K, self._dual.units)
         return Stage(inner, stacked, labels_SKB, share_K, -(-len(stacked.rows_SKB) // max(passes)), steps)
 
-    def _holdings(self, block: _Block, group: Group) -> Holdings:
-        """Give what clients hold; packed where everybody takes part, so that the group will come again.
+    def _batches(self, block: _Block, group: Group) -> Batches:
+        """Give what clients see in C."""
+        like = (block.uniform, tuple(group.clients))
+        if self._last is None or self._last[0] != like:
+            self._last = None  # it may hold copies of examples
+            x, y, starts = self.examples.own(group.clients)
+            self._last = like, Batches.of(x, y, starts, shares(block, group))
+        return self._last[1].with_plans(group.plans)
 
-        That must not depend on what has been here before: packed inputs give other roundings.
-        """
-        assert self._dual is not None
+    def _holdings(self, group: Group) -> Holdings:
+        """Give what clients hold, again where they were the last ones."""
         clients = tuple(group.clients)
-        packed = self._packs and block.everyone and block.round >= PACKED_FROM
-        if packed and clients in self._packed:
-            return self._packed[clients]
-        if not packed and self._held is not None and self._held[0] == clients:
+        if self._held is not None and self._held[0] == clients:
             return self._held[1]
         self._held = None  # it may hold copies of examples
         x, y, starts = self.examples.own(clients)
         x, sizes, products = x.flatten(1), np.array(group.counts, np.int64), self._grams.of(clients)
-        if packed and packs(x):
-            self._packed[clients] = held = Holdings(Packed(x, self._dual.units), y, starts, sizes, products)
-        else:
-            held = Holdings(Plain(x), y, starts, sizes, products)
-            if sizes.max() <= self._grams.most:
-                self._held = clients, held
+        held = Holdings(Plain(x), y, starts, sizes, products)
+        if sizes.max() <= self._grams.most:
+            self._held = clients, held
         return held
 
     def _drafted(self, block: _Block, group: Group, table: NDArray[np.int64], held: Holdings) -> _Draft:
@@ -253,16 +260,3 @@ def shares(block: _Block, group: Group) -> Tensor:
     """Give the weight of each client in the mean, in float64."""
     weights = torch.tensor([1.0 if block.uniform else float(n) for n in group.counts], dtype=torch.float64)
     return weights / weights.sum()
-
-
-def packs_pay(dual: Dual, sizes: NDArray[np.integer], limit: float) -> bool:
-    """Say whether workers keep packed inputs of clients that come again and again, two copies of them.
-
-    Args:
-        dual: form of the network.
-        sizes: examples of every client.
-        limit: MiB that they may take.
-    """
-    if dual.above or dual.units > PACKED_UNITS or dual.features < PACKED_FEATURES:
-        return False
-    return 2 * 4.0 * dual.features * float(sizes.sum()) <= limit * 2**20

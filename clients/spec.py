@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmomentum.clients.compiled import Compile
+from fedmomentum.clients.library import available
 from fedmomentum.clients.measuring import Adapt, Measure
 
 Vectorize = Literal["auto", "on", "off"]
@@ -53,8 +54,9 @@ class ClientSpec:
         precision: of the layers, see :mod:`fedmomentum.clients.precision`.
         compile: whether torch compiles the network, see :mod:`fedmomentum.clients.compiled`.
         gram_memory: MiB that the inner products of the examples of all clients may take for a worker to keep them, see
-            :mod:`fedmomentum.clients.gram`; and that inputs laid out for products may take, see
-            :mod:`fedmomentum.clients.groups`.
+            :mod:`fedmomentum.clients.gram`.
+        native: whether clients of small dense networks train in C, see :mod:`fedmomentum.clients.native`; a worker that
+            has not what it takes refuses. Unless it is said, where this process has it.
         threads: torch threads of a worker; results depend on it, so it is fixed and never a matter of load.
 
     Raises:
@@ -75,6 +77,7 @@ class ClientSpec:
     precision: Precision = "float32"
     compile: Compile = "none"
     gram_memory: float = 512.0
+    native: bool = field(default_factory=available)
     clip_norm: float | None = None
     batch_norm: Literal["average", "local", "freeze"] = "average"
     method: str = "local_sgd"

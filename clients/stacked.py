@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
@@ -21,6 +22,7 @@ from fedmomentum.clients.fused import HeavyBall, heavy_ball
 from fedmomentum.clients.groups import Group, Groups, Stage
 from fedmomentum.clients.local import LocalUpdate, Place
 from fedmomentum.clients.looped import FULL_BATCH
+from fedmomentum.clients.native import Batches, native
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.precision import layers, wide
 from fedmomentum.clients.rules import own_noise
@@ -54,7 +56,9 @@ class StackedTrainer:
         # the dual form writes out the gradient of the cross entropy
         self._dual = None if examples.data.numbers else dual(network.module, self._layers)
         size = sum(p.numel() * p.element_size() for p in network.params.values())
-        self._groups = Groups(spec, examples, self._dual, size)
+        usual = not examples.data.numbers and examples.data.x.dtype == np.float32
+        self._native = native(spec, network.module, self._layers) if usual else None
+        self._groups = Groups(spec, examples, self._dual, self._native, size)
         self._classes = spec.model.classes
         self._local: tuple[float, LocalUpdate] | None = None
 
@@ -75,7 +79,11 @@ class StackedTrainer:
         plain = local.direction is None and local.begin is None
         only_mean = plain and task.reduce and local.finish is None and not self.spec.keep_state
         for group, stage in self._groups.of(task, only_mean=only_mean):
-            if stage is None or not self._in_dual_form(group, stage, factor, records, collector):
+            if isinstance(stage, Batches):
+                done = self._in_c(group, stage, factor, records, collector)
+            else:
+                done = stage is not None and self._in_dual_form(group, stage, factor, records, collector)
+            if not done:
                 self._together(group, factor, task, records, examples, local, collector, fused=plain)
         return collector
 
@@ -97,6 +105,18 @@ class StackedTrainer:
                 collector.fail(client, "has no training examples")
         return counts
 
+    def _in_c(self, group: Group, batches: Batches, factor: float, records: Records, collector: Collector) -> bool:
+        """Train clients by compiled code; False where one of them has numbers that are not finite."""
+        assert self._ball is not None and self._native is not None
+        lr = self._lr * factor
+        end = self._native.mean(records[ARRAYS], batches, lr * self._ball.scale, self._ball.momentum)
+        if end is None:
+            return False
+        mean, loss_K = end
+        metrics = _metrics(loss_K, [float(len(plan)) for plan in group.plans], lr)
+        collector.add_stacked(group.clients, {ARRAYS: {}}, group.counts, metrics, means={ARRAYS: mean})
+        return True
+
     def _in_dual_form(self, group: Group, stage: Stage, factor: float, records: Records, collector: Collector) -> bool:
         """Train clients with the first layer in dual form; False where one of them has numbers that are not finite."""
         assert self._ball is not None and self._dual is not None
@@ -115,7 +135,7 @@ class StackedTrainer:
         if end is None:
             return False
         loss_K = end.loss_K / stacked.frame.seen_K
-        metrics = _metrics(loss_K, stacked.steps, lr)
+        metrics = _metrics(loss_K.tolist(), stacked.steps.astype(float).tolist(), lr)
         collector.add_stacked(group.clients, {ARRAYS: end.params_K}, group.counts, metrics, means={ARRAYS: end.mean})
         return True
 
@@ -163,11 +183,30 @@ class StackedTrainer:
             first_K, state_K = local.begin(anchor_K, state_K, place)
             params_K = {name: x.clone() for name, x in first_K.items()}
         if fused and self._layers is not None and self._ball is not None:
-            loss_K = self._fused(self._layers, self._ball, params_K, state_K, x, y, stacked, place.lr)
+            mean_K = self._each_in_c(params_K, state_K, x, y, rows, place.lr)
+            if mean_K is None:
+                mean_K = self._fused(self._layers, self._ball, params_K, state_K, x, y, stacked, place.lr)
+            if "step" in state_K:
+                count = state_K["step"]["count"]
+                state_K["step"] = {"count": count + torch.from_numpy(stacked.steps).to(count.device)}
         else:
             loss_K, state_K = self._steps(params_K, state_K, x, y, stacked, place, local)
-        mean_K = loss_K / stacked.frame.seen_K
+            mean_K = (loss_K / stacked.frame.seen_K).tolist()
         self._collect(collector, group, params_K, state_K, place, stacked.steps, mean_K, local)
+
+    def _each_in_c(
+        self, params_K: Tree, state_K: State, x: Tensor, y: Tensor, rows: Sequence[NDArray[np.int64]], lr: float
+    ) -> list[float] | None:
+        """Take every step of a dense network by a heavy ball in compiled code, in place; give the mean losses.
+
+        None where that is not the fastest form, or cannot be.
+        """
+        if self._native is None or self._ball is None or not self._native.pays(rows[0].shape[1]):
+            return None
+        zeros = torch.zeros(len(rows), dtype=torch.float64)
+        batches = Batches.of(x, y, np.zeros(len(rows), np.int64), zeros).with_plans(rows)
+        lr_step = lr * self._ball.scale
+        return self._native.each(params_K, state_K.get("velocity"), batches, lr_step, self._ball.momentum)
 
     def _fused(
         self,
@@ -179,8 +218,8 @@ class StackedTrainer:
         y: Tensor,
         stacked: StackedPlan,
         lr: float,
-    ) -> Tensor:
-        """Take every step of a dense network by a heavy ball, in place; give the sums of the losses."""
+    ) -> list[float]:
+        """Take every step of a dense network by a heavy ball, in place; give the mean losses."""
         loss_K = torch.zeros(len(stacked.steps), device=x.device)
         size_SK = stacked.weights_SKB.sum(2)
         goals = goal(y[stacked.rows_SKB], stacked.weights_SKB, self._classes)
@@ -193,10 +232,8 @@ class StackedTrainer:
             lr_step = lr * ball.scale
             loss = momentum_step(layers, here, v, xb, goals.at(step, active), lr_step, ball.momentum)
             loss_K[:active].addcmul_(loss, size_SK[step, :active])
-        if "step" in state_K:
-            count = state_K["step"]["count"]
-            state_K["step"] = {"count": count + torch.from_numpy(stacked.steps).to(count.device)}
-        return loss_K
+        mean: list[float] = (loss_K / stacked.frame.seen_K).tolist()
+        return mean
 
     def _steps(
         self,
@@ -281,7 +318,7 @@ class StackedTrainer:
         state_K: State,
         place: Place,
         steps: np.ndarray,
-        loss_K: Tensor,
+        loss_K: list[float],
         local: LocalUpdate,
     ) -> None:
         records: Records = {ARRAYS: params_K}
@@ -296,13 +333,13 @@ class StackedTrainer:
             {slot: {n: t.clone() for n, t in trees[k].items()} for slot, trees in slots.items()}
             for k in range(len(group.clients) if slots else 0)
         ]
-        metrics = _metrics(loss_K, steps, place.lr)
+        metrics = _metrics(loss_K, steps.astype(float).tolist(), place.lr)
         collector.add_stacked(group.clients, records, group.counts, metrics, memories)
 
 
-def _metrics(loss_K: Tensor, steps: np.ndarray, lr: float) -> dict[str, list[float]]:
+def _metrics(loss_K: list[float], steps_K: list[float], lr: float) -> dict[str, list[float]]:
     """Give what clients report, as columns."""
-    return {"train_loss": loss_K.tolist(), "steps": steps.astype(float).tolist(), "lr": [lr] * len(steps)}
+    return {"train_loss": loss_K, "steps": steps_K, "lr": [lr] * len(steps_K)}
 
 
 def _first(tree: Mapping[str, Tensor], active: int) -> Tree:

@@ -8,11 +8,11 @@ from torch import nn
 
 from fedmomentum.clients.compiled import Compile
 from fedmomentum.clients.convolved import convolved
-from fedmomentum.clients.dense import dense_gradients, read_layers
+from fedmomentum.clients.dense import Layer, dense_gradients, read_layers
 from fedmomentum.clients.dual import EXAMPLES_PER_UNIT, LEAST_UNITS, MOST_PASSES, dual
 from fedmomentum.clients.fused import fused_sgd, heavy_ball
 from fedmomentum.clients.gram import most_kept
-from fedmomentum.clients.groups import PACKED_FROM, packs_pay
+from fedmomentum.clients.native import native
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.spec import ClientSpec, Vectorize
 from fedmomentum.errors import UserError
@@ -101,16 +101,26 @@ def _training_path(network: Network, spec: ClientSpec, sizes: NDArray[np.integer
         return "vmap of autograd"
     if heavy_ball(spec) is None:
         return "batched products, the rule itself"
-    plain = spec.method == "local_sgd" and not spec.keep_state and not numbers
-    form = dual(module, read_layers(module)) if plain else None
+    layers = read_layers(module)
+    words = _stacked_path(spec, module, layers, sizes, numbers=numbers)
+    in_c = None if numbers or spec.method != "local_sgd" else native(spec, module, layers)
+    if in_c is None or in_c.least_batch is None:
+        return words
+    return (
+        "compiled code" if in_c.least_batch <= 1 else f"compiled code for batches of {in_c.least_batch}; else {words}"
+    )
+
+
+def _stacked_path(
+    spec: ClientSpec, module: nn.Module, layers: list[Layer] | None, sizes: NDArray[np.integer], *, numbers: bool
+) -> str:
     words = "batched products with the momentum built in"
+    plain = spec.method == "local_sgd" and not spec.keep_state and not numbers
+    form = dual(module, layers) if plain else None
     if form is None:
         return words
     if most := most_kept(sizes, form.units, spec.gram_memory):
-        words = f"{words}; the first layer in dual form for up to {most} examples a client, their products kept"
-        if packs_pay(form, sizes, spec.gram_memory):
-            words = f"{words}; inputs laid out for oneDNN from round {PACKED_FROM} on, if everybody takes part"
-        return words
+        return f"{words}; the first layer in dual form for up to {most} examples a client, their products kept"
     if not form.above or form.units < LEAST_UNITS:
         return words
     most = EXAMPLES_PER_UNIT * form.units

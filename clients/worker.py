@@ -20,6 +20,7 @@ from fedmomentum.clients.compiled import check
 from fedmomentum.clients.evaluate import evaluate
 from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.fold import LARGE, Bundle, fold, model_bytes
+from fedmomentum.clients.library import check as check_native
 from fedmomentum.clients.local import LocalUpdate
 from fedmomentum.clients.looped import NORM, LoopedTrainer
 from fedmomentum.clients.methods import make_local
@@ -56,6 +57,7 @@ class Worker:
         self.examples = Examples(data, spec.device)
         self.stacked, self.reason = choose(self.network.module, spec.vectorize, spec.device, spec.compile)
         check(spec.compile, self.network.module, spec.device)
+        check_native(wanted=spec.native)
         self._shelf = Shelf()
         self._loop = LoopedTrainer(spec, self.network, self._local, self._shelf)
         self._stack = (

@@ -19,6 +19,7 @@ from fedmomentum.build_server import at_posterior, build_faults, build_strategy
 from fedmomentum.clients.block import Arrays
 from fedmomentum.clients.central import CentralTask, test_centrally
 from fedmomentum.clients.compiled import check as check_compile
+from fedmomentum.clients.library import available
 from fedmomentum.clients.measuring import Adapt, Measure
 from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.network import Network
@@ -197,6 +198,7 @@ def build_spec(scenario: FederatedScenario, data: FederatedData, device: str) ->
         precision=scenario.engine.precision,
         compile=scenario.engine.compile,
         gram_memory=scenario.engine.gram_memory,
+        native=scenario.engine.native and available(),
     )
 
 

@@ -41,8 +41,12 @@ class Engine(Block):
     gram_memory: NonNegative = Field(
         default=512.0,
         description="MiB that the inner products of the examples of all clients may take for workers to keep them, "
-        "and as many for copies of inputs laid out as products read them: dense networks on small clients train faster "
-        "on them; rounding depends on whether they do; 0: never",
+        "which makes wide dense networks on small clients faster; rounding depends on whether they do; 0: never",
+    )
+    native: bool = Field(
+        default=True,
+        description="train clients of small dense networks in C, where the package was installed with a C compiler; "
+        "rounding depends on whether they do; false: never",
     )
     precision: Literal["float32", "tf32", "bf16"] = Field(
         default="float32",

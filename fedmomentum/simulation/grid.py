@@ -217,7 +217,6 @@ class SimulationGrid(BaseGrid):
             else automatic_block_size(len(outcome.clients), stacked=self.stacked)
         )
         uniform = config.get(WEIGHTING, EXAMPLES) == UNIFORM
-        everyone = kind == "train" and len(outcome.clients) == len(self.sizes) and not outcome.effort
         kept: Mapping[int, State] = self.memory or {}
         tasks = [
             BlockTask(
@@ -228,7 +227,6 @@ class SimulationGrid(BaseGrid):
                 reduce=reduce,
                 fold=large,
                 uniform=uniform,
-                everyone=everyone,
                 effort=tuple(outcome.effort.get(c, 1.0) for c in block) if outcome.effort else None,
                 memory={c: kept[c] for c in block if c in kept} if kept else {},
             )

@@ -35,12 +35,12 @@ def federation(sizes=SIZES, *, shape=(1, 6, 6), classes=3, poison=None, **option
 
 
 def spec(model="mlp", *, shape=(1, 6, 6), classes=3, options=None, optimizer=None, **settings) -> ClientSpec:
-    """Give a spec of local heavy-ball training."""
+    """Give a spec of local heavy-ball training, without compiled code unless it is asked for."""
     hidden = {"mlp": {"hidden": [8]}}.get(model, {}) if options is None else options
     return ClientSpec(
         model=ModelSpec(model, shape, classes, 3, hidden),
         optimizer=optimizer or {"name": "heavy_ball", "lr": 0.1, "momentum": 0.9},
-        **{"batch_size": 8, "seed": 5, **settings},
+        **{"batch_size": 8, "seed": 5, "native": False, **settings},
     )
 
 

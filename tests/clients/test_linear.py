@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmomentum.clients.linear import Packed, Plain, linear, packs
+from fedmomentum.clients.linear import Plain, linear
 
 LENGTH = st.integers(1, 90)
 
@@ -32,26 +32,14 @@ def test_keeps_the_dtype_and_gives_the_same_bits_again(dtype):
 
 @settings(max_examples=40, deadline=None)
 @given(rows=LENGTH, units=LENGTH, features=LENGTH, bias=st.booleans(), seed=st.integers(0, 9))
-def test_packed_inputs_give_the_products_of_plain_ones(rows, units, features, bias, seed):
+def test_inputs_give_both_products(rows, units, features, bias, seed):
     torch.manual_seed(seed)
     x, weight, total = torch.randn(rows, features), torch.randn(units, features), torch.randn(units, rows)
     b = torch.randn(units) if bias else None
     outputs = weight.double() @ x.double().T + (b.double()[:, None] if bias else 0.0)
-    assert packs(x)
-    for inputs in (Plain(x), Packed(x, units)):
-        assert inputs.rows == rows
-        torch.testing.assert_close(inputs.outputs(weight, b).double(), outputs, rtol=1e-5, atol=1e-5 * features**0.5)
-        expected = total.double() @ x.double()
-        torch.testing.assert_close(inputs.total(total).double(), expected, rtol=1e-5, atol=1e-5 * rows**0.5)
-
-
-def test_packed_inputs_are_copies():
-    x, weight = torch.randn(20, 30), torch.randn(3, 30)
-    packed = Packed(x, 3)
-    before = packed.outputs(weight, None), packed.total(weight.new_ones(3, 20))
-    x.zero_()
-    assert all(map(torch.equal, before, (packed.outputs(weight, None), packed.total(weight.new_ones(3, 20)))))
-
-
-def test_only_float32_is_packed():
-    assert not packs(torch.ones(2, 2, dtype=torch.float64))
+    inputs = Plain(x)
+    assert inputs.rows == rows
+    torch.testing.assert_close(inputs.outputs(weight, b).double(), outputs, rtol=1e-5, atol=1e-5 * features**0.5)
+    torch.testing.assert_close(
+        inputs.total(total).double(), total.double() @ x.double(), rtol=1e-5, atol=1e-5 * rows**0.5
+    )

@@ -1,0 +1,178 @@
+"""A fast path of stacked training: clients of small dense networks, one after another, in C (``native.c``).
+
+A client of a small network is over in a tenth of a millisecond, in which even stacked tensors pass through some hundred
+operations, each of which reads and writes memory of all clients. Here a client's model and velocity stay in the cache
+of a core for all of its steps, and its examples are read from memory once. Equal to the plain loop to float tolerance
+(tests/clients/test_native.py); bits of a client depend on nothing but the client, its processor and the compiler.
+
+The library is built when the package is installed, where there is a C compiler; without it clients train as before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedmomentum.clients.dense import Layer
+from fedmomentum.clients.library import library
+from fedmomentum.clients.spec import ClientSpec
+from fedmomentum.trees import Tree
+
+MOST_PARAMETERS, PARAMETERS_PER_EXAMPLE = 300_000, 15_000
+"""Parameters up to which it is the fastest form, and for each example of a batch: a step reads and writes the model and
+its velocity, which are out of the cache beyond (benchmarks/vectorize.py)."""
+
+_ADDRESS, _COUNT = ctypes.c_void_p, ctypes.c_int64
+
+
+class _Job(ctypes.Structure):
+    """``struct job`` of ``native.c``."""
+
+    _fields_ = (
+        *((name, _ADDRESS) for name in ("x", "y", "starts", "rows")),
+        *((name, _COUNT) for name in ("clients", "steps", "batch", "depth")),
+        *((name, _ADDRESS) for name in ("widths", "relu", "params", "velocities")),
+        ("own", ctypes.c_bool),
+        *((name, _ADDRESS) for name in ("shares", "mean", "loss")),
+        *((name, ctypes.c_float) for name in ("lr", "momentum")),
+    )
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What K clients see, step by step."""
+
+    x_RD: Tensor
+    y_R: Tensor
+    starts_K: NDArray[np.int64]
+    """The row where each client's examples begin."""
+    share_K: NDArray[np.float64]
+    """Weight of each client in the mean."""
+    rows_KSB: NDArray[np.int64]
+    """Examples of each step, counted from there; -1 where a batch is short."""
+
+    @classmethod
+    def of(cls, x: Tensor, y_R: Tensor, starts_K: NDArray[np.int64], share_K: Tensor) -> Batches:
+        """Take the examples of clients, who see none of them yet."""
+        nothing = np.zeros((len(starts_K), 0, 0), np.int64)
+        return cls(x.flatten(1).contiguous(), y_R.contiguous(), starts_K, share_K.numpy(), nothing)
+
+    def with_plans(self, plans: Sequence[NDArray[np.int64]]) -> Batches:
+        """Give the same examples seen by other plans, ``[steps, batch]`` a client."""
+        shape = (len(plans), max(len(p) for p in plans), max(p.shape[1] for p in plans))
+        if all(p.shape == shape[1:] for p in plans):
+            return replace(self, rows_KSB=np.concatenate(plans).reshape(shape))
+        rows_KSB = np.full(shape, -1, np.int64)
+        for k, p in enumerate(plans):
+            rows_KSB[k, : p.shape[0], : p.shape[1]] = p
+        return replace(self, rows_KSB=rows_KSB)
+
+
+class Native:
+    """Trains clients of a dense network by a heavy ball."""
+
+    def __init__(self, layers: Sequence[Layer], widths: Sequence[int]) -> None:
+        """Take the layers of a network, and how many numbers go into the first and come out of each."""
+        self.layers = layers
+        self._names = [name for layer in layers for name in (layer.weight, layer.bias)]
+        self._widths = np.asarray(widths, np.int64)
+        self._relu = np.array([layer.relu for layer in layers], np.uint8)
+        self._size = sum(
+            (n + (layer.bias is not None)) * out for layer, (n, out) in zip(layers, pairwise(widths), strict=True)
+        )
+
+    @property
+    def least_batch(self) -> int | None:
+        """The examples of a batch from which it is the fastest form; None where it never is."""
+        return None if self._size > MOST_PARAMETERS else -(-self._size // PARAMETERS_PER_EXAMPLE)
+
+    def pays(self, batch: int) -> bool:
+        """Say whether it is the fastest form for a client with batches of so many examples."""
+        return self.least_batch is not None and batch >= self.least_batch
+
+    def mean(self, anchor: Tree, batches: Batches, lr: float, beta: float) -> tuple[Tree, list[float]] | None:
+        """Give the weighted mean of the models where clients end, and the mean loss of each over all that it saw.
+
+        None where some number is not finite, or a label is no class: trained otherwise they tell whose.
+
+        Args:
+            anchor: the model that they start from, each with a velocity of 0.
+            batches: what they see.
+            lr: step size.
+            beta: momentum.
+        """
+        given = {name: t.contiguous() for name, t in anchor.items()}
+        mean = {name: torch.empty_like(t) for name, t in given.items()}
+        found = self._run(
+            batches, lr, beta, params=self._of(given), mean=self._of(mean), shares=_at(batches.share_K), own=False
+        )
+        return None if found is None else (mean, found)
+
+    def each(
+        self, params_K: Tree, velocity_K: Tree | None, batches: Batches, lr: float, beta: float
+    ) -> list[float] | None:
+        """Train clients from models and velocities of their own, in place; give the mean loss of each.
+
+        None where a label is no class, or numbers do not lie as compiled code reads them; then nothing has changed.
+
+        Args:
+            params_K: stacked.
+            velocity_K: stacked; None without momentum.
+            batches: what they see; their shares do not count.
+            lr: step size.
+            beta: momentum.
+        """
+        if not all(t.is_contiguous() for tree in (params_K, velocity_K or {}) for t in tree.values()):
+            return None
+        velocities = None if velocity_K is None else self._of(velocity_K)
+        return self._run(batches, lr, beta, params=self._of(params_K), velocities=velocities, own=True)
+
+    def _run(self, batches: Batches, lr: float, beta: float, **fields: Any) -> list[float] | None:
+        clients, steps, batch = batches.rows_KSB.shape
+        loss_K = np.empty(clients)
+        job = _Job(
+            x=batches.x_RD.data_ptr(),
+            y=batches.y_R.data_ptr(),
+            starts=_at(batches.starts_K),
+            rows=_at(batches.rows_KSB),
+            clients=clients,
+            steps=steps,
+            batch=batch,
+            depth=len(self.layers),
+            widths=_at(self._widths),
+            relu=_at(self._relu),
+            loss=_at(loss_K),
+            lr=lr,
+            momentum=beta,
+            **fields,
+        )
+        code = library()
+        assert code is not None
+        return None if code.native_train(ctypes.byref(job), code.native_lanes()) else loss_K.tolist()
+
+    def _of(self, tree: Tree) -> Any:
+        """Give the addresses of the tensors of every layer."""
+        found = [None if name is None else tree[name].data_ptr() for name in self._names]
+        return ctypes.cast((_ADDRESS * len(found))(*found), _ADDRESS)
+
+
+def _at(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def native(spec: ClientSpec, module: nn.Module, layers: Sequence[Layer] | None) -> Native | None:
+    """Give the form for a dense network that trains by a heavy ball towards classes, or None where there is none."""
+    if layers is None or not spec.native or spec.device != "cpu":
+        return None
+    if any(t.dtype != torch.float32 for t in module.parameters()):
+        return None
+    weights = [module.get_parameter(layer.weight) for layer in layers]
+    return Native(layers, [weights[0].shape[1], *(w.shape[0] for w in weights)])
