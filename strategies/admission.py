@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from logging import INFO, WARNING
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -19,8 +19,7 @@ from fedmomentum.strategies import records
 from fedmomentum.strategies.reports import Reports, all_numbers
 
 
-@dataclass(frozen=True)
-class Expected:
+class Expected(NamedTuple):
     """What the replies of a round must hold.
 
     Args:
@@ -35,14 +34,13 @@ class Expected:
     weighted_by: str
     model: Mapping[str, NDArray[Any]] | None = None
     model_record: str = protocol.ARRAYS
-    extras: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    extras: Mapping[str, Mapping[str, NDArray[Any]]] = MappingProxyType({})
     metrics: tuple[str, ...] = ()
     longest: float | None = None
     judged: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """An admitted reply, of one client or of a whole block."""
 
     node: int
@@ -55,7 +53,7 @@ class Reply:
     """The reply as it came."""
     members: tuple[int, ...] | None = None
     """The clients of a block; None for one client's own reply."""
-    record: Mapping[str, Array] = field(default_factory=dict)
+    record: Mapping[str, Array] = MappingProxyType({})
     """What ``arrays`` are views of, where they are."""
 
     @property
@@ -120,7 +118,7 @@ def _admit(node: int, content: RecordDict, expected: Expected) -> Reply:
 
 
 def _only_metrics(content: RecordDict) -> MetricRecord:
-    found = list(records.of_kind(content, MetricRecord).values())
+    found = [record for record in content.values() if isinstance(record, MetricRecord)]
     if len(found) != 1:
         raise _RejectedError(f"{len(found)} MetricRecords where one is expected")
     return found[0]
@@ -161,8 +159,8 @@ def _model_record(found: Mapping[str, ArrayRecord], expected: Expected) -> Array
 
 def _fitting(found: ArrayRecord, like: Mapping[str, NDArray[Any]], where: str = "") -> records.Views:
     """Give the arrays of a record, cast to the dtypes of the model, or say what is wrong with them."""
-    if found.keys() != like.keys():
-        missing, unknown = sorted(like.keys() - found.keys()), sorted(found.keys() - like.keys())
+    if (names := set(found)) != like.keys():
+        missing, unknown = sorted(like.keys() - names), sorted(names - like.keys())
         fault = f"tensor '{missing[0]}' is missing" if missing else f"tensor '{unknown[0]}' is not in the model"
         raise _RejectedError(where + fault)
     arrays = records.views(found)
@@ -215,7 +213,7 @@ def _block(table: ConfigRecord, metrics: Mapping[str, object], weighted_by: str)
     ]
     if ragged:
         raise _RejectedError(f"the table of members has {len(clients)} clients and another number of '{ragged[0]}'")
-    common = {name: value for name, value in metrics.items() if name not in columns and name != weighted_by}
+    common = {name: metrics[name] for name in metrics if name not in columns and name != weighted_by}
     return tuple(map(int, clients)), Reports(list(map(float, shares)), common, columns)
 
 

@@ -55,19 +55,12 @@ def _mean_of(
 ) -> NDArray[Any]:
     floating = like.dtype.kind == "f"
     inner = like.dtype if native and floating else np.dtype(np.float64)
-    flat = [np.ascontiguousarray(x).reshape(-1) for x in values]
+    flat = [x.ravel() for x in values]
     out = np.empty(like.size, like.dtype)
-    product = np.empty(min(_CHUNK, like.size), inner)
-    in_place = inner == like.dtype
-    scratch = out if in_place else np.empty_like(product)
     for start in range(0, like.size, _CHUNK):
-        stop = min(start + _CHUNK, like.size)
-        sums = scratch[start:stop] if in_place else scratch[: stop - start]
-        term = product[: stop - start]
-        np.multiply(flat[0][start:stop], factors[0], out=sums, dtype=inner)
+        part = slice(start, start + _CHUNK)
+        sums = np.multiply(flat[0][part], factors[0], dtype=inner)
         for x, factor in zip(flat[1:], factors[1:], strict=True):
-            np.multiply(x[start:stop], factor, out=term, dtype=inner)
-            np.add(sums, term, out=sums)
-        if not in_place:
-            out[start:stop] = sums if floating else np.rint(sums)
+            sums += np.multiply(x[part], factor, dtype=inner)
+        out[part] = sums if floating else np.rint(sums)
     return out.reshape(like.shape)

@@ -60,7 +60,7 @@ class UniformCohort:
         nodes = in_order(node_ids)
         size = min(len(nodes), _size(len(nodes), self.fraction, self.count, self.minimum))
         if size in (0, len(nodes)):
-            return _at(nodes, np.arange(size))
+            return list(map(int, nodes[:size]))
         rng = streams.stream(self.seed, self.stream, round=server_round)
         return _at(nodes, np.sort(rng.choice(len(nodes), size, replace=False)))
 
@@ -98,7 +98,7 @@ class BernoulliCohort:
         """Give the nodes of a round, sorted; with ``redraw`` never none of several."""
         nodes = in_order(node_ids)
         if self.probability == 1.0 or not len(nodes):
-            return _at(nodes, np.arange(len(nodes)))
+            return list(map(int, nodes))
         rng = streams.stream(self.seed, self.stream, round=server_round)
         if not self.redraw:
             return _at(nodes, np.flatnonzero(rng.random(len(nodes)) < self.probability))

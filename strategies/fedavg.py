@@ -16,6 +16,7 @@ from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import Result
 from flwr.supercore import log
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedmomentum import protocol
 from fedmomentum.events import Failure
@@ -69,7 +70,7 @@ class FedAvg(Settings):
         self._resumed = False
         self._asked: Sequence[int] = []
         self._sent: records.Views | None = None
-        self._old: Tree = {}
+        self._old: Mapping[str, Tensor] = {}
         self._extras: dict[str, records.Views] = {}
         self._reports: list[Reports] = []
 
@@ -142,8 +143,7 @@ class FedAvg(Settings):
         """
         now = self._begin(server_round)
         self._sent, self._asked = records.views(arrays), []
-        unknown = sorted(set(self.buffers or ()).difference(self._sent))
-        if unknown:
+        if self.buffers is not None and (unknown := sorted(set(self.buffers).difference(self._sent))):
             raise ValueError(f"buffers names '{unknown[0]}', which is not in the model")
         self._old = records.tree({name: x for name, x in self._sent.items() if not self._is_buffer(name, x)})
         expected = self.extra_in_replies(self._old)
@@ -157,13 +157,14 @@ class FedAvg(Settings):
         nodes = wait_for_nodes(grid, needed, self.node_timeout)
         self.population, self._asked = len(nodes), choose(cohort, now, nodes)
 
-        filled = {**config, protocol.SERVER_ROUND: now, protocol.REDUCTION: self._reduction(config)}
+        told = {**config, protocol.SERVER_ROUND: now, protocol.REDUCTION: self._reduction(config)}
         if self.buffers is not None:
-            filled[protocol.BUFFERS] = "\n".join(sorted(self.buffers))
+            told[protocol.BUFFERS] = "\n".join(sorted(self.buffers))
         if self.weighting == protocol.UNIFORM:
-            filled[protocol.WEIGHTING] = protocol.UNIFORM
+            told[protocol.WEIGHTING] = protocol.UNIFORM
         extras = {name: records.record(extra) for name, extra in self.extra_to_clients(self._old).items()}
-        content = RecordDict({**extras, self.arrayrecord_key: arrays, self.configrecord_key: ConfigRecord(filled)})
+        config = records.filled(ConfigRecord(), told)
+        content = records.filled(RecordDict(), {**extras, self.arrayrecord_key: arrays, self.configrecord_key: config})
         return Broadcast(content, self._asked, MessageType.TRAIN)
 
     def aggregate_train(
@@ -225,18 +226,10 @@ class FedAvg(Settings):
             except TooFewError as error:
                 log(WARNING, "round %d: %s; the old model is kept", now, error)
                 return None, metrics
-        old = self._old
-        means = records.shared({name: mean[name] for name in old})
         if self.sends_models and not self._robust:
-            metrics.update(self._agreement(_widened(old), _widened(means)))
-        new = self.server_update(_widened(old), _widened(means), self._mean_extras(admitted, weights))
-        same_layout(new, old)
-        if self.step_schedule is not None:
-            factor = self.step_schedule(now - 1)
-            new = {name: x + factor * (new[name] - x) for name, x in _widened(old).items()}
-        stepped = {name: cast_like(new[name], x) for name, x in old.items()}
+            metrics.update(self._agreement(mean))
         made = admitted[0].record if len(admitted) == 1 else {}
-        return records.record({**mean, **stepped}, made), metrics
+        return records.record({**mean, **self._step(mean, admitted, weights)}, made), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -310,11 +303,30 @@ class FedAvg(Settings):
             return custom(contents, self.weighted_by_key)
         return mean_metrics([reply.reports for reply in admitted], leave_out=self.weighted_by_key)
 
-    def _agreement(self, old: Tree, mean: Tree) -> dict[str, float]:
+    def _agreement(self, mean: records.Views) -> dict[str, float]:
         lengths = column_of(self._reports, DRIFT)
         if lengths is None:
             return {}
-        return agreement(old, mean, lengths.tolist(), self._weights().tolist(), population=self.population)
+        weights = self._weights().tolist()
+        return agreement(*self._widened(mean), lengths.tolist(), weights, population=self.population)
+
+    def _step(self, mean: records.Views, admitted: Sequence[Reply], weights: Sequence[float]) -> Tree:
+        """Give the parameters after the server's step; none where the algorithm takes the mean as it is."""
+        if type(self).server_update is Settings.server_update and self.step_schedule is None:
+            return {}
+        old, means = self._widened(mean)
+        new = self.server_update(old, means, self._mean_extras(admitted, weights))
+        same_layout(new, old)
+        if self.step_schedule is not None:
+            factor = self.step_schedule(self.round - 1)
+            new = {name: x + factor * (new[name] - x) for name, x in old.items()}
+        return {name: cast_like(new[name], x) for name, x in self._old.items()}
+
+    def _widened(self, mean: records.Views) -> tuple[Tree, Tree]:
+        """Give the old parameters and their mean in float32 at the least: squares of small steps vanish in float16."""
+        trees = self._old, records.shared({name: mean[name] for name in self._old})
+        old, means = ({n: x.float() if x.element_size() < 4 else x for n, x in tree.items()} for tree in trees)
+        return old, means
 
     def _private(self, models: Sequence[records.Views], sent: records.Views, now: int) -> records.Views:
         assert self.privacy is not None
@@ -330,8 +342,3 @@ class FedAvg(Settings):
             mean = weighted_mean([reply.extras[name] for reply in admitted], weights, layout)
             out[name] = {key: torch.from_numpy(x) for key, x in mean.items()}
         return out
-
-
-def _widened(tree: Tree) -> Tree:
-    """Give half-precision tensors in float32: squares of small steps vanish in float16."""
-    return {name: x.float() if x.element_size() < 4 else x for name, x in tree.items()}

@@ -9,7 +9,7 @@ somebody asks for it (:class:`Unread`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import lru_cache
 from io import BytesIO
 from types import MappingProxyType
@@ -28,6 +28,7 @@ Views: TypeAlias = dict[str, NDArray[Any]]
 """Named arrays that share memory with the record they were read from: never write to one."""
 
 Record = TypeVar("Record", bound=MutableMapping[str, Any])
+Entry = TypeVar("Entry")
 
 _STYPE = "numpy.ndarray"
 _VERSION_1 = b"\x93NUMPY\x01\x00"
@@ -74,29 +75,28 @@ def _real(numbers: NDArray[Any]) -> NDArray[Any]:
     return numbers if numbers.dtype.isnative else numbers.astype(numbers.dtype.newbyteorder("="))
 
 
-class Unread(MutableMapping[str, Array]):
-    """Named Arrays, each made of its numbers when it is looked at; what a record keeps in place of a dict.
+class Late(MutableMapping[str, Entry]):
+    """Named entries, each made when it is looked at; what a record keeps in place of a dict.
 
     Args:
-        entries: Arrays, and numbers that nobody will write to.
+        entries: by name, each an entry, or what one is made of.
+        kind: of entries.
+        make: makes an entry of anything else.
     """
 
-    def __init__(self, entries: Mapping[str, NDArray[Any] | Array] | Mapping[str, Array]) -> None:
-        """Take entries."""
-        given = entries._entries if isinstance(entries, Unread) else entries
-        self._entries: dict[str, NDArray[Any] | Array] = {
-            name: x if isinstance(x, Array) else _read_only(x) for name, x in given.items()
-        }
+    def __init__(self, entries: Mapping[str, Any], kind: type[Entry], make: Callable[[Any], Entry]) -> None:
+        """Make nothing yet."""
+        self._entries, self._kind, self._make = dict(entries), kind, make
 
-    def __getitem__(self, name: str) -> Array:
-        """Give an Array, from now on the same one."""
+    def __getitem__(self, name: str) -> Entry:
+        """Give an entry, from now on the same one."""
         x = self._entries[name]
-        if not isinstance(x, Array):
-            x = self._entries[name] = array(x)
+        if not isinstance(x, self._kind):
+            x = self._entries[name] = self._make(x)
         return x
 
-    def __setitem__(self, name: str, value: Array) -> None:
-        """Put an Array in its place."""
+    def __setitem__(self, name: str, value: Entry) -> None:
+        """Put an entry in its place."""
         self._entries[name] = value
 
     def __delitem__(self, name: str) -> None:
@@ -119,17 +119,32 @@ class Unread(MutableMapping[str, Array]):
         """Give the text of a dict."""
         return repr(dict(self))
 
-    def __reduce__(self) -> tuple[type[dict[str, Array]], tuple[dict[str, Array]]]:
+    def __reduce__(self) -> tuple[type[dict[str, Entry]], tuple[dict[str, Entry]]]:
         """Leave this process as a dict: where it comes to, this class need not be."""
         return dict, (dict(self),)
 
-    def copy(self) -> Unread:
+    def copy(self) -> Late[Entry]:
         """Give another mapping of the same entries."""
-        return Unread(self)
+        out = object.__new__(type(self))
+        out._entries, out._kind, out._make = dict(self._entries), self._kind, self._make
+        return out
+
+
+class Unread(Late[Array]):
+    """Arrays, each made of its numbers when it is looked at.
+
+    Args:
+        entries: Arrays, and numbers that nobody will write to.
+    """
+
+    def __init__(self, entries: Mapping[str, NDArray[Any] | Array] | Mapping[str, Array]) -> None:
+        """Take entries."""
+        given = entries._entries if isinstance(entries, Unread) else entries
+        super().__init__({n: x if isinstance(x, Array) else _read_only(x) for n, x in given.items()}, Array, array)
 
     def entry(self, name: str) -> NDArray[Any] | Array:
         """Give an entry as it is."""
-        return self._entries[name]
+        return self._entries[name]  # type: ignore[no-any-return]
 
     def read(self, name: str) -> NDArray[Any]:
         """Give the numbers of an entry.
@@ -143,9 +158,13 @@ class Unread(MutableMapping[str, Array]):
 
 def unread(entries: Mapping[str, NDArray[Any] | Array]) -> ArrayRecord:
     """Give a record of numbers that nobody will write to: no copy is made, and no Array before it is looked at."""
-    out = ArrayRecord()
-    out.__dict__["_data"] = Unread(entries)
-    return out
+    return keeping(ArrayRecord(), Unread(entries))
+
+
+def keeping(record: Record, entries: Late[Any]) -> Record:
+    """Let a new record keep entries that are made late."""
+    record.__dict__["_data"] = entries
+    return record
 
 
 def _read_only(numbers: NDArray[Any]) -> NDArray[Any]:
@@ -174,16 +193,26 @@ def views(record: Mapping[str, Array]) -> Views:
     return out
 
 
-def tree(arrays: Mapping[str, NDArray[Any]]) -> Tree:
-    """Give tensors in memory of their own; those of a large model are read in place, and nobody may write to them."""
-    if sum(x.nbytes for x in arrays.values()) >= LARGE:
-        return shared(arrays)
-    return {name: torch.from_numpy(np.array(x, order="C")) for name, x in arrays.items()}
+def tree(arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, Tensor]:
+    """Give tensors in memory of their own, each made when it is looked at.
+
+    Those of a large model are read in place, and nobody may write to them.
+    """
+    large = sum(x.nbytes for x in arrays.values()) >= LARGE
+    return Late(arrays, Tensor, _borrowed if large else _copied)
 
 
 def shared(arrays: Mapping[str, NDArray[Any]]) -> Tree:
     """Give tensors in the memory of the arrays: never write to one."""
-    return {name: borrowed(np.asarray(x, order="C")) for name, x in arrays.items()}
+    return {name: _borrowed(x) for name, x in arrays.items()}
+
+
+def _borrowed(numbers: NDArray[Any]) -> Tensor:
+    return borrowed(np.asarray(numbers, order="C"))
+
+
+def _copied(numbers: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.array(numbers, order="C"))
 
 
 def record(
@@ -195,7 +224,7 @@ def record(
         tensors: by name; they are copied, once.
         made: Arrays by name, of a record; one whose memory a tensor lies in is taken as it is.
     """
-    arrays = {name: x.detach().cpu().numpy() if isinstance(x, Tensor) else x for name, x in tensors.items()}
+    arrays = {name: x.numpy(force=True) if isinstance(x, Tensor) else x for name, x in tensors.items()}
     small = sum(x.nbytes for x in arrays.values()) < LARGE
     held = Unread(_entries_of(made))
     entries: dict[str, NDArray[Any] | Array] = {}
@@ -218,7 +247,7 @@ def array(numbers: NDArray[Any]) -> Array:
 def filled(record: Record, entries: Mapping[str, Any]) -> Record:
     """Put entries of the right types into a record of Flower's: each costs microseconds when it is assigned.
 
-    Where a record keeps them is the one private name of Flower that strategies know, here and in :func:`unread`;
+    Where a record keeps them is a private name of Flower, used here, in :func:`keeping` and by who reads them;
     ``tests/simulation/test_parts.py`` notices when it moves.
     """
     record.__dict__["_data"].update(entries)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, compress
 from typing import Any
 
 import numpy as np
 from flwr.app import MetricRecord
 from numpy.typing import NDArray
+
+from fedmomentum.strategies.records import filled
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,11 @@ def is_number(value: object) -> bool:
 
 def all_numbers(column: Sequence[object]) -> bool:
     """Say whether every entry is an integer or a float: a look at the types that occur, not at each entry."""
-    return all(issubclass(kind, int | float) and kind is not bool for kind in set(map(type, column)))
+    kinds = set(map(type, column))
+    return kinds <= _NUMBERS or all(issubclass(kind, int | float) and kind is not bool for kind in kinds)
+
+
+_NUMBERS = {int, float}
 
 
 def weights_of(reports: Sequence[Reports], *, uniform: bool = False) -> NDArray[np.float64]:
@@ -64,10 +70,12 @@ def weights_of(reports: Sequence[Reports], *, uniform: bool = False) -> NDArray[
 
 def column_of(reports: Sequence[Reports], name: str) -> NDArray[np.float64] | None:
     """Give a metric of all clients; None where somebody does not report it as a number."""
-    columns = [report.numbers(name) for report in reports]
-    if any(column is None for column in columns):
-        return None
-    return np.array(list(chain.from_iterable(columns)), np.float64)  # type: ignore[arg-type]
+    found: list[float] = []
+    for report in reports:
+        if (column := report.numbers(name)) is None:
+            return None
+        found += column
+    return np.array(found, np.float64)
 
 
 def mean_metrics(reports: Sequence[Reports], *, leave_out: str) -> MetricRecord:
@@ -107,32 +115,33 @@ def mean_metrics(reports: Sequence[Reports], *, leave_out: str) -> MetricRecord:
         seen += len(report)
     for key in columns:
         add(key, ())
-    means = dict(zip(columns, _means(list(columns.values()), weights_of(reports)), strict=True))
-    return MetricRecord(
-        {
-            name: means[name, None] if length is None else [means[name, place] for place in range(length)]
-            for name, length in lengths.items()
-        }
-    )
+    weights = list(chain.from_iterable(report.weights for report in reports))
+    means = {key: _mean(column, weights) for key, column in columns.items()}
+    by_name = {
+        name: means[name, None] if length is None else [means[name, place] for place in range(length)]
+        for name, length in lengths.items()
+    }
+    return filled(MetricRecord(), by_name)
 
 
-def _means(columns: Sequence[Sequence[float]], weights_K: NDArray[np.float64]) -> list[float]:
-    """Give the weighted mean of each column over the entries that are not NaN, unweighted where theirs are all zero."""
-    if not columns:
-        return []
-    values_MK = np.array(columns, np.float64)
-    missing_MK = np.isnan(values_MK)
-    if missing_MK.any():
-        values_MK[missing_MK] = 0.0  # adding a zero changes no bit of a sum
-        weights_MK = np.where(missing_MK, 0.0, weights_K)
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Give the weighted mean of the values that are not NaN, unweighted where their weights are all zero.
+
+    A loop: with a few hundred clients it has ended before numpy, whose code a round finds in no cache, has begun.
+    """
+    total = mean = 0.0
+    for weight in weights:
+        total += weight
+    if total <= 0.0:
+        for value in values:
+            mean += value
+        mean = mean / len(values) if values else math.nan
     else:
-        weights_MK = weights_K[None]
-    with np.errstate(all="ignore"):
-        total_M = added_up(weights_MK)
-        means_M = added_up(values_MK * (weights_MK / total_M[:, None]))
-        if (nothing_M := total_M <= 0.0).any():
-            means_M = np.where(nothing_M, added_up(values_MK) / (~missing_MK).sum(axis=1), means_M)
-    return [float(mean) for mean in means_M]
+        for value, weight in zip(values, weights, strict=True):
+            mean += value * (weight / total)
+    if math.isnan(mean) and 0 < sum(known := [not math.isnan(value) for value in values]) < len(values):
+        return _mean(list(compress(values, known)), list(compress(weights, known)))
+    return mean
 
 
 def added_up(numbers: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,22 +1,23 @@
-"""Every private name of Flower that the engine depends on, in one file, with a test that fails when Flower moves one.
+"""The private names of Flower that the engine depends on, in one file, with a test that fails when Flower moves one.
 
 Flower's own messages can only be made inside a task that its SuperLink started, and a reply needs the id that the
-SuperLink gave to the message. A grid of one's own has to give both.
+SuperLink gave to the message. A grid of one's own has to give both. (Strategies know two more names: where records keep
+their entries, in ``strategies/records.py``, and the id of a message, in ``strategies/broadcast.py``.)
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import DEFAULT_TTL, Array, ArrayRecord, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
-from flwr.app.metadata import Metadata
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmomentum.clients.block import Arrays
-from fedmomentum.strategies.records import filled
+from fedmomentum.strategies.broadcast import stamp as stamp
 
 SERVER_NODE_ID = 1
 ERROR_CODE = 0
@@ -38,11 +39,6 @@ def empty_run(run_id: int) -> Run:
     return Run.create_empty(run_id)
 
 
-def stamp(message: Message, identity: str) -> None:
-    """Give a message the id that a SuperLink would give it, so that it can be replied to."""
-    message.metadata.__dict__["_message_id"] = identity
-
-
 def addressed(content: RecordDict, metadata: Metadata) -> Message:
     """Give a message again from its two halves: the content travels once for all the messages of a round."""
     return Message(content=content, metadata=metadata)  # type: ignore[call-overload,no-any-return]
@@ -51,6 +47,31 @@ def addressed(content: RecordDict, metadata: Metadata) -> Message:
 def reply(message: Message, content: RecordDict) -> Message:
     """Give the reply of the node that a stamped message went to."""
     return Message(content, reply_to=message)
+
+
+def reply_unseen(content: RecordDict, *, node: int, identity: str, message_type: str) -> Message:
+    """Give what :func:`reply` gives for the message to a node with an id, without that message.
+
+    Field by field: Flower's constructors check each argument, which takes longer than all else that a reply takes.
+    """
+    metadata = Metadata.__new__(Metadata)
+    vars(metadata).update(
+        _run_id=TaskIdentity._run_id,
+        _message_id="",
+        _src_node_id=node,
+        _dst_node_id=TaskIdentity._node_id,
+        _src_task_id=None,
+        _dst_task_id=TaskIdentity._task_id,
+        _reply_to_message_id=identity,
+        _group_id="",
+        _created_at=time.time(),
+        _ttl=DEFAULT_TTL,
+        _message_type=message_type,
+        _delivered_at="",
+    )
+    message = Message.__new__(Message)
+    vars(message).update(_metadata=metadata, _content=content, _error=None)
+    return message
 
 
 def error_reply(message: Message, reason: str) -> Message:
@@ -84,24 +105,6 @@ def unsent_error(message: Message, number: int, reason: str) -> Message:
         message_type=asked.message_type,
     )
     return make_message(metadata=metadata, error=Error(ERROR_CODE, reason))
-
-
-def table(columns: Mapping[str, list[int] | list[float]]) -> ConfigRecord:
-    """Give the record of columns of numbers; Flower looks at every entry of a list, here types are looked at.
-
-    Raises:
-        TypeError: a column holds numbers of two kinds, or anything else.
-    """
-    record = ConfigRecord()
-    for name, column in columns.items():
-        if set(map(type, column)) in _ONE_KIND:
-            filled(record, {name: column})
-        else:
-            record[name] = column
-    return record
-
-
-_ONE_KIND: tuple[set[type], ...] = (set(), {int}, {float})
 
 
 def to_arrays(record: ArrayRecord) -> Arrays:

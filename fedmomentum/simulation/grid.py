@@ -6,6 +6,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Literal, cast
 
@@ -40,8 +41,8 @@ from fedmomentum.simulation.executor import Executor, Lost
 from fedmomentum.simulation.faults import Faults, Outcome
 from fedmomentum.simulation.memory import ClientMemory
 from fedmomentum.strategies.broadcast import Broadcast
+from fedmomentum.strategies.records import Late, filled, keeping, of_kind, unread, views
 from fedmomentum.strategies.records import array as to_array
-from fedmomentum.strategies.records import filled, of_kind, unread, views
 from fedmomentum.trees import State
 
 _RUN_IDS = count(1)
@@ -119,8 +120,11 @@ class BaseGrid(Grid):
     def _stamp(self, messages: Iterable[Message]) -> list[Message]:
         stamped = list(messages)
         for message in stamped:
-            flower.stamp(message, f"m{next(self._message_ids)}")
+            flower.stamp(message, self._next_id())
         return stamped
+
+    def _next_id(self) -> str:
+        return f"m{next(self._message_ids)}"
 
     @abstractmethod
     def _work(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
@@ -154,6 +158,8 @@ class SimulationGrid(BaseGrid):
         """Register one node for each entry of ``sizes``."""
         super().__init__(len(sizes))
         self.executor, self.spec, self.sizes = executor, spec, sizes
+        self._steps = spec.steps_of(np.asarray(sizes))
+        self._cut: tuple[object, list[tuple[int, ...]]] = None, []
         self.block_size, self.stacked = block_size, stacked
         self.faults = faults or Faults()
         self.memory = memory if memory is not None else ClientMemory()
@@ -182,7 +188,7 @@ class SimulationGrid(BaseGrid):
 
     def _exchange(self, groups: Sequence[Sequence[Message]], timeout: float | None) -> list[Message]:
         """Work on groups of messages, each with one content and type."""
-        mails = [_Mail(group, self._stamp) for group in groups]
+        mails = [_Mail(group, self._next_id) for group in groups]
         before, self.report = self.report, RoundReport()
         if before.preliminary:
             self.report.bytes_down, self.report.bytes_up = before.bytes_down, before.bytes_up
@@ -202,16 +208,16 @@ class SimulationGrid(BaseGrid):
         records = records_of(mail.content, views)  # no copy: the numbers stay in the bytes of the message
         server_round = int(config.get(SERVER_ROUND, 1))  # type: ignore[arg-type]
         reduce = config.get(REDUCTION, EVERY) == MEAN
-        clients = mail.clients
-        outcome, work = self._outcome(server_round, clients, kind)
-        model_bytes = sum(a.nbytes for arrays in records.values() for a in arrays.values())
+        outcome = self._outcome(server_round, mail.clients, kind)
+        model_bytes = _bytes_of(records)
         large = reduce and kind != "evaluate" and model_bytes >= fold.LARGE
         size = self.block_size or (
             fold.block_size(len(outcome.clients))
             if large
             else automatic_block_size(len(outcome.clients), stacked=self.stacked)
         )
-        blocks = cut(outcome.clients, work, size)
+        uniform = config.get(WEIGHTING, EXAMPLES) == UNIFORM
+        kept: Mapping[int, State] = self.memory or {}
         tasks = [
             BlockTask(
                 index=index,
@@ -220,11 +226,11 @@ class SimulationGrid(BaseGrid):
                 clients=block,
                 reduce=reduce,
                 fold=large,
-                uniform=config.get(WEIGHTING, EXAMPLES) == UNIFORM,
+                uniform=uniform,
                 effort=tuple(outcome.effort.get(c, 1.0) for c in block) if outcome.effort else None,
-                memory={c: self.memory[c] for c in block if c in self.memory} if self.memory else {},
+                memory={c: kept[c] for c in block if c in kept} if kept else {},
             )
-            for index, block in enumerate(blocks)
+            for index, block in enumerate(self._blocks(outcome, size))
         ]
         work_units: Sequence[BlockTask | fold.Bundle] = tasks
         if large:
@@ -244,27 +250,26 @@ class SimulationGrid(BaseGrid):
                 failures += [Failure(c, result.reason, result.kind) for c in unit.clients]
                 result = None
             elif result is not None:
-                report.gathered_bytes += sum(a.nbytes for r in _sent(result) for a in r.values())
+                report.gathered_bytes += _sent(result)
             good.append(result)
         del results
         folded: dict[str, ArrayRecord] = {}
         if large and good:
-            for name, tensor, mean in fold.means(good, records, uniform=tasks[0].uniform):
+            for name, tensor, mean in fold.means(good, records, uniform=uniform):
                 folded.setdefault(name, ArrayRecord())[tensor] = to_array(mean)
             good = [fold.outcome(good)]
             give_back()
         while good:  # a result goes as its reply comes: a large model would not fit twice
             if (result := good.pop(0)) is None:
                 continue
-            self.memory.update(result.memory)
+            if result.memory:
+                self.memory.update(result.memory)
             failures += result.failures
             report.worker_seconds += result.seconds
             report.spans += result.spans
             if kind != "evaluate":
-                models = [*_sent(result), *(views(record) for record in folded.values())]
-                report.bytes_up += sum(a.nbytes for model in models for a in model.values()) * (
-                    len(result.members["client"]) if reduce else 1
-                )
+                sent = _bytes_of({name: views(record) for name, record in folded.items()}) if large else _sent(result)
+                report.bytes_up += sent * (len(result.members["client"]) if reduce else 1)
             for name, column in result.members.items():
                 report.members.setdefault(name, []).extend(column)
             replies += self._replies(result, mail, folded, reduce=reduce)
@@ -277,44 +282,50 @@ class SimulationGrid(BaseGrid):
 
     def _outcome(
         self, server_round: int, clients: Sequence[int], kind: Literal["train", "evaluate", "gradient"]
-    ) -> tuple[Outcome, NDArray[np.float64]]:
-        """Give who works in a round, and the steps that each of them takes; nothing goes wrong in an evaluation."""
+    ) -> Outcome:
+        """Give who works in a round; nothing goes wrong in an evaluation."""
         faults = Faults() if kind == "evaluate" else self.faults
-        steps = self.spec.steps_of(np.asarray(self.sizes)[_numbers(clients)])
-        if faults.none:
-            return faults.outcome(server_round, clients, ()), steps
-        outcome = faults.outcome(server_round, clients, steps.tolist())
-        planned = dict(zip(clients, steps.tolist(), strict=True))
-        return outcome, np.array([planned[c] * outcome.effort.get(c, 1.0) for c in outcome.clients])
+        return faults.outcome(server_round, clients, () if faults.none else self._steps[_numbers(clients)].tolist())
+
+    def _blocks(self, outcome: Outcome, size: int) -> list[tuple[int, ...]]:
+        """Give the blocks of those who work, cut by the steps that each takes; the same clients' are cut once."""
+        key = None if outcome.effort else (outcome.clients, size)
+        if key is None or key != self._cut[0]:
+            steps = self._steps[_numbers(outcome.clients)]
+            if outcome.effort:
+                steps = steps * [outcome.effort.get(client, 1.0) for client in outcome.clients]
+            self._cut = key, cut(outcome.clients, steps, size)
+        return self._cut[1]
 
     def _replies(
         self, result: BlockResult, mail: _Mail, folded: Mapping[str, ArrayRecord], *, reduce: bool
     ) -> list[Message]:
         """Give one reply for the block, or one for each of its clients; ``folded`` are its means where it has none."""
         members = result.members
-        clients = list(map(int, members["client"]))
-        if not clients:
+        if not members["client"]:
             return []
         if reduce:
-            weights = np.asarray(members[NUM_EXAMPLES], dtype=np.float64)
-            total = float(weights.sum())
-            metrics = {NUM_EXAMPLES: total}
-            for name, column in members.items():
-                if name not in ("client", NUM_EXAMPLES):
-                    metrics[name] = float(weights @ np.asarray(column)) / total if total > 0 else 0.0
-            means = {name: unread(arrays) for name, arrays in (result.mean or {}).items()}
-            table = flower.table(dict(members) | {"client": clients})
-            content = filled(
-                RecordDict(), {METRICS: filled(MetricRecord(), metrics), **means, **folded, MEMBERS: table}
-            )
-            return [flower.reply(mail.to(clients[0]), content)]
+            weights = members[NUM_EXAMPLES]
+            columns = {name: column for name, column in members.items() if name != "client"}
+            means = Late({**columns, NUM_EXAMPLES: float(sum(weights))}, float, partial(_mean, weights=weights))
+            models = {name: unread(arrays) for name, arrays in (result.mean or {}).items()}
+            table = filled(ConfigRecord(), members)
+            content = {METRICS: keeping(MetricRecord(), means), **models, **folded, MEMBERS: table}
+            return [mail.reply(int(members["client"][0]), filled(RecordDict(), content))]
         replies = []
-        for position, client in enumerate(clients):
+        for position, client in enumerate(members["client"]):
             numbers = {name: float(column[position]) for name, column in members.items() if name != "client"}
             own = {name: unread(arrays) for name, arrays in (result.each[position] if result.each else {}).items()}
-            content = filled(RecordDict(), {METRICS: filled(MetricRecord(), numbers), **own})
-            replies.append(flower.reply(mail.to(client), content))
+            content = {METRICS: filled(MetricRecord(), numbers), **own}
+            replies.append(mail.reply(int(client), filled(RecordDict(), content)))
         return replies
+
+
+def _mean(column: Sequence[float], *, weights: Sequence[float]) -> float:
+    """Give the weighted mean of a metric over the clients of a block; zero where nobody counts."""
+    weights_K = np.asarray(weights, dtype=np.float64)
+    total = float(weights_K.sum())
+    return float(weights_K @ np.asarray(column)) / total if total > 0 else 0.0
 
 
 def _count(phases: dict[str, float], phase: str, seconds: float) -> None:
@@ -323,12 +334,12 @@ def _count(phases: dict[str, float], phase: str, seconds: float) -> None:
 
 
 class _Mail:
-    """The messages of one content and type, by client; one is looked at, and stamped, only where it is replied to."""
+    """The messages of one content and type, by client, and the replies to them."""
 
-    def __init__(self, messages: Sequence[Message], stamp: Callable[[Iterable[Message]], list[Message]]) -> None:
+    def __init__(self, messages: Sequence[Message], next_id: Callable[[], str]) -> None:
         """Take messages: stamped ones, or a broadcast whose messages need not be there yet."""
-        self._messages, self._stamp = messages, stamp
-        self._lazy = isinstance(messages, Broadcast)
+        self._messages, self._next_id = messages, next_id
+        self._broadcast = messages if isinstance(messages, Broadcast) else None
         if isinstance(messages, Broadcast):
             self.content, self.message_type = messages.content, messages.message_type
             nodes = messages.nodes
@@ -340,9 +351,19 @@ class _Mail:
         self.clients: Sequence[int] = nodes if isinstance(nodes, range) else sorted(set(nodes))
 
     def to(self, client: int) -> Message:
-        """Give the message to a client."""
+        """Give the message to a client, stamped."""
         message = self._messages[self._position(client)]
-        return self._stamp([message])[0] if self._lazy else message
+        if self._broadcast is not None:
+            flower.stamp(message, self._next_id())
+        return message
+
+    def reply(self, client: int, content: RecordDict) -> Message:
+        """Give the reply of a client; a message that nobody has looked at yet is not made for that."""
+        position = self._position(client)
+        if self._broadcast is None or self._broadcast.seen(position):
+            return flower.reply(self.to(client), content)
+        self._broadcast.ids[position] = identity = self._next_id()
+        return flower.reply_unseen(content, node=client, identity=identity, message_type=self.message_type)
 
     def _position(self, client: int) -> int:
         if isinstance(self._nodes, range):
@@ -364,7 +385,12 @@ def _kind(message_type: str) -> Literal["train", "evaluate", "gradient"]:
     return "evaluate" if message_type.split(".")[0] == MessageType.EVALUATE else "train"
 
 
-def _sent(result: BlockResult) -> list[Arrays]:
-    if result.mean is not None or result.sums is not None:
-        return list((result.mean or result.sums or {}).values())
-    return [arrays for records in result.each or [] for arrays in records.values()]
+def _bytes_of(records: Mapping[str, Arrays]) -> int:
+    return sum(array.nbytes for arrays in records.values() for array in arrays.values())
+
+
+def _sent(result: BlockResult) -> int:
+    """Give the bytes of the models in a result."""
+    if result.each is not None:
+        return sum(map(_bytes_of, result.each))
+    return _bytes_of(result.mean or result.sums or {})

@@ -10,21 +10,20 @@ import os
 import pickle
 import secrets
 import socket
-import struct
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from fedmomentum.peer import same_user
-from fedmomentum.simulation.parcels import Packed, Press, Reading, from_bytes, layout
+from fedmomentum.simulation.parcels import Packed, Press, Reading, from_bytes
 
 _PACKET = 112 << 10
 """Bytes of the largest packet: a note and two objects of at most ``LIGHT`` bytes."""
 _ROOM = 4 * _PACKET
 """Bytes that may wait in a line: what a worker is sent ahead, so that nobody waits to send."""
 _FILES = 8
-_HEAD = struct.Struct("<I")
 
 
 class LineBrokenError(Exception):
@@ -69,6 +68,11 @@ class Line:
         """Sheets that the other end has mapped."""
         self._maps: dict[int, Reading] = {}
         self._scratch = memoryview(bytearray(_PACKET))
+        self._control = socket.CMSG_SPACE(4 * _FILES)
+        # flags as numbers: each operation on those of the socket module costs microseconds
+        self._wait = int(socket.MSG_CMSG_CLOEXEC)
+        self._look = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+        self._cut = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
         connected.setblocking(True)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
 
@@ -85,17 +89,14 @@ class Line:
         gone = self._shown - self._press.numbers
         self._shown -= gone
         words: list[Any] = []
-        files = array("i")
-        body: list[Any] = []
+        files: list[int] = []
+        body: list[bytes] = []
         end = 0
         for part in parts:
             if (sheet := part.sheet) is None:
-                begin = end
-                places, size = layout(part.lengths)
-                for piece, place in zip(part.pieces, places, strict=True):
-                    body += (bytes(begin + place - end), piece)
-                    end = begin + place + len(piece)
-                words.append((part.lengths, begin, begin + size))
+                words.append((part.lengths, end, end + len(part.data)))
+                body.append(part.data)
+                end += len(part.data)
                 continue
             new = sheet.number not in self._shown
             if new:
@@ -104,13 +105,10 @@ class Line:
                     self._shown.add(sheet.number)
             sheet.lend(self._seat)
             words.append((len(part.lengths), sheet.number, sheet.size, self._seat, sheet.once, new))
-        head = pickle.dumps((note, words, tuple(gone)), 5)
-        packet = b"".join((_HEAD.pack(len(head)), head, *body))
+        head = pickle.dumps((note, words, tuple(gone), end), 5)
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", files))] if files else []
         try:
-            if files:
-                self._socket.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
-            else:
-                self._socket.send(packet)
+            self._socket.sendmsg([head, *body], ancillary)
         except OSError as error:
             raise LineBrokenError(str(error)) from error
 
@@ -120,9 +118,9 @@ class Line:
         Raises:
             LineBrokenError: the other end is gone.
         """
-        flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
-            size, ancillary, got, _ = self._socket.recvmsg_into([self._scratch], socket.CMSG_SPACE(4 * _FILES), flags)
+            flags = self._wait if wait else self._look
+            size, ancillary, got, _ = self._socket.recvmsg_into([self._scratch], self._control, flags)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -134,7 +132,7 @@ class Line:
         try:
             if not size:
                 raise EOFError("hung up")
-            if got & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            if got & self._cut:
                 raise ValueError("a packet did not come whole")
             return self._letter(self._scratch[:size], files)
         except Exception as error:
@@ -144,15 +142,15 @@ class Line:
             raise LineBrokenError(f"the other end: {error}") from error
 
     def _letter(self, packet: memoryview, files: array[int]) -> Letter:
-        begin = _HEAD.size + _HEAD.unpack_from(packet)[0]
-        note, words, gone = pickle.loads(packet[_HEAD.size : begin])
+        note, words, gone, below = pickle.loads(packet)
         for number in gone:
             self._maps.pop(number, None)
-        body, parts = packet[begin:], []
+        body = packet[len(packet) - below :]
+        parts: list[Callable[[], Any]] = []
         for word in words:
             if len(word) == 3:
                 lengths, first, last = word
-                parts.append(_opener(lengths, body[first:last], own=self._own))
+                parts.append(partial(from_bytes, lengths, body[first:last], own=self._own))
                 continue
             pieces, number, size, seat, once, new = word
             reading = Reading(files.pop(0), size, once=once) if new else self._maps[number]
@@ -166,10 +164,6 @@ class Line:
         self._socket.close()
         self._maps.clear()
         self._press.leave(self._seat)
-
-
-def _opener(lengths: tuple[int, ...], data: memoryview, *, own: bool) -> Callable[[], Any]:
-    return lambda: from_bytes(lengths, data, own=own)
 
 
 class Door:

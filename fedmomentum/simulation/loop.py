@@ -68,7 +68,8 @@ def run_rounds(
     Raises:
         RoundStoppedError: the strategy says that a round must not go on (a missed quorum).
     """
-    config = {REDUCTION: _reduction(strategy), **(train_config or {})}
+    to_train = ConfigRecord({REDUCTION: _reduction(strategy), **(train_config or {})})
+    to_evaluate = ConfigRecord(dict(evaluate_config or {}))
     began = time.perf_counter() - elapsed_before
     teller = Teller(rounds, listeners, arm, after_round)
     if evaluate is not None and first_round == 1:
@@ -81,7 +82,7 @@ def run_rounds(
         for server_round in range(first_round, rounds + 1):
             clock = Clock()
             # 1. choose the cohort
-            messages = _sequence(strategy.configure_train(server_round, arrays, ConfigRecord(dict(config)), grid))
+            messages = _sequence(strategy.configure_train(server_round, arrays, to_train.copy(), grid))
             clock.lap("configure")
             # 2. train
             replies = list(grid.send_and_receive(messages, timeout=timeout))
@@ -105,9 +106,7 @@ def run_rounds(
             clock.lap("aggregate")
             # 4. evaluate
             row: dict[str, float] = {"round": server_round, **_numbers(train_metrics)}
-            asked = _sequence(
-                strategy.configure_evaluate(server_round, arrays, ConfigRecord(dict(evaluate_config or {})), grid)
-            )
+            asked = _sequence(strategy.configure_evaluate(server_round, arrays, to_evaluate.copy(), grid))
             if asked:
                 local = strategy.aggregate_evaluate(server_round, list(grid.send_and_receive(asked, timeout=timeout)))
                 row.update({f"client_{name}": value for name, value in _numbers(local).items()})

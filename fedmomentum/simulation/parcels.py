@@ -6,16 +6,20 @@ it and read arrays where they lie. It is gone when nobody holds it any more, how
 
 from __future__ import annotations
 
+import copyreg
 import mmap
 import os
 import pickle
 import weakref
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from io import BytesIO
 from itertools import count
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedmomentum.protocol import LARGE
 
@@ -33,6 +37,23 @@ _SCRIPT = b"__main__"
 
 Dumps: TypeAlias = Callable[..., bytes]
 """Pickles an object as ``pickle.dumps`` does; takes ``protocol`` and ``buffer_callback``."""
+
+
+def _call_for(numbers: NDArray[Any]) -> Any:
+    """Give the one call that makes an array again where its buffer lies; numpy's own way takes several."""
+    if numbers.dtype.kind in "biufc" and numbers.flags.c_contiguous:
+        return np.ndarray, (numbers.shape, numbers.dtype.str, pickle.PickleBuffer(numbers.data))
+    return numbers.__reduce_ex__(5)
+
+
+class _Pickler(pickle.Pickler):
+    dispatch_table = copyreg.dispatch_table | {np.ndarray: _call_for}
+
+
+def _pickled(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
+    stream = BytesIO()
+    _Pickler(stream, 5, buffer_callback=buffers.append).dump(value)
+    return stream.getvalue()
 
 
 @dataclass(frozen=True)
@@ -66,10 +87,10 @@ class Sheet:
 
 @dataclass
 class Packed:
-    """An object as pieces, which are its pickle and the buffers of its arrays; they lie here, or on a sheet."""
+    """An object as pieces, which are its pickle and the buffers of its arrays; they lie in data, or on a sheet."""
 
     lengths: tuple[int, ...]
-    pieces: list[Any] = field(default_factory=list)
+    data: bytes = b""
     sheet: Sheet | None = None
 
     def close(self) -> None:
@@ -105,23 +126,24 @@ class Press:
         """
         buffers: list[pickle.PickleBuffer] = []
         try:
-            stream = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+            stream = _pickled(value, buffers)
         except Exception:  # it depends on what is in it which one
             stream = _SCRIPT
         if _SCRIPT in stream:
             buffers.clear()
             stream = self._dumps(value, protocol=5, buffer_callback=buffers.append)
         pieces: list[Any] = [stream, *(buffer.raw() for buffer in buffers)]
-        lengths = tuple(len(piece) for piece in pieces)
-        if layout(lengths)[1] <= LIGHT:
-            return Packed(lengths, pieces)
+        lengths = tuple(map(len, pieces))
+        places, size = layout(lengths)
+        if size <= LIGHT:
+            return Packed(lengths, _joined(pieces, places))
         sheet = self._sheet(lengths)
         index = np.array(lengths, np.uint64)
         begin = 0 if sheet.once else SEATS
         places, _ = layout((index.nbytes, *lengths), begin, paged=sheet.once)
         for piece, place in zip((index.tobytes(), *pieces), places, strict=True):
             _write(sheet.file, memoryview(piece), place)
-        return Packed(lengths, [], sheet)
+        return Packed(lengths, sheet=sheet)
 
     def _sheet(self, lengths: Sequence[int]) -> Sheet:
         """Give a sheet with room for so much, marked as held by this process."""
@@ -196,9 +218,9 @@ def from_bytes(lengths: Sequence[int], data: memoryview, *, own: bool) -> Any:
     """
     if len(lengths) == 1:
         return pickle.loads(data[: lengths[0]])
-    space = np.empty(len(data) + _LINE, np.uint8)
-    first = -space.ctypes.data % _LINE
-    held = space.data[first : first + len(data)]
+    space = array("B", bytes(len(data) + _LINE))
+    first = -space.buffer_info()[0] % _LINE
+    held = memoryview(space)[first : first + len(data)]
     held[:] = data
     return _unpack(held if own else held.toreadonly(), lengths, layout(lengths)[0])
 
@@ -242,6 +264,16 @@ class Reading:
                 _when_gone(root, _give_back, self._map, place, whole)
             views.append(root.data)
         return pickle.loads(views[0], buffers=views[1:])
+
+
+def _joined(pieces: Sequence[Any], places: Sequence[int]) -> bytes:
+    """Give pieces one behind the other, each at its place."""
+    parts: list[Any] = []
+    end = 0
+    for piece, place in zip(pieces, places, strict=True):
+        parts += (bytes(place - end), piece)
+        end = place + len(piece)
+    return b"".join(parts)
 
 
 def _unpack(held: memoryview, lengths: Sequence[int], places: Sequence[int]) -> Any:

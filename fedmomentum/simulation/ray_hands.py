@@ -86,7 +86,7 @@ class Hand(Protocol):
         """Give it a task; its answer comes under the ticket."""
 
     def take(self) -> list[tuple[int, Any]]:
-        """Take the answers that are there, by ticket; what the worker raised comes as a ``RayTaskError``.
+        """Take answers that are there, by ticket; what the worker raised comes as a ``RayTaskError``.
 
         Raises:
             HandLostError: the worker is gone.
@@ -117,15 +117,12 @@ class Direct:
             packed.close()
 
     def take(self) -> list[tuple[int, Any]]:
-        """Take the answers that are there."""
-        taken: list[tuple[int, Any]] = []
+        """Take the next answer that is there."""
         try:
-            while (letter := self._line.receive(wait=False)) is not None:
-                taken.append((letter.note, letter.open()))
+            letter = self._line.receive(wait=False)
         except LineBrokenError as error:
-            if not taken:  # else those first: the end comes again
-                raise HandLostError(ActorDiedError.__name__) from error
-        return taken
+            raise HandLostError(ActorDiedError.__name__) from error
+        return [] if letter is None else [(letter.note, letter.open())]
 
     def close(self) -> None:
         """Leave the line as it is."""

@@ -367,7 +367,7 @@ def test_a_third_party_client_app_runs_on_ray_and_keeps_its_context(local_ray):
 
 
 def test_a_broadcast_makes_no_message_that_nobody_looks_at():
-    """Our grid replies to one message a block; any other grid sees a sequence of messages like Flower's own."""
+    """Our grid replies for one client a block; any other grid sees a sequence of messages like Flower's own."""
     from fedmomentum.strategies.broadcast import Broadcast
 
     wanted, data = spec(), federation()
@@ -376,7 +376,16 @@ def test_a_broadcast_makes_no_message_that_nobody_looks_at():
     sent = strategy.configure_train(1, start(wanted), ConfigRecord(), grid)
     assert isinstance(sent, Broadcast) and len(sent) == len(SIZES) and not sent._made
     lazy = list(grid.send_and_receive(sent))
-    assert len(sent._made) == len(lazy) == 3
+    assert len(lazy) == 3 and not sent._made
+    for replies in (lazy, None):
+        found = replies or list(grid.send_and_receive(sent))  # nobody had looked at the messages; somebody has
+        asked = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
+        assert [asked[m.metadata.reply_to_message_id] for m in found] == [m.metadata.src_node_id for m in found]
+    for reply in lazy:
+        table, metrics = reply.content["members"], reply.content["metrics"]
+        assert metrics.keys() == table.keys() - {"client"} and metrics["num-examples"] == sum(table["num-examples"])
+        mean = np.average(table["train_loss"], weights=table["num-examples"])
+        assert metrics["train_loss"] == pytest.approx(mean, rel=1e-12)
     single = list(strategy.configure_train(1, start(wanted), ConfigRecord(), grid))
     assert [m.metadata.dst_node_id for m in single] == [m.metadata.dst_node_id for m in sent]
     assert sent[0] is sent[0] and sent[-1].metadata.dst_node_id == sent[1:][-1].metadata.dst_node_id

@@ -68,6 +68,7 @@ def test_objects_come_as_they_went_however_large(shapes, words):
     rng = np.random.default_rng(len(words))
     value = {"arrays": [rng.integers(0, 2, size).astype(kind) for size, kind in shapes], "words": words, "none": None}
     value["fortran"] = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    value["odd"] = [np.array(2.5), np.zeros((0, 3), ">f4"), np.array([(1, 2.0)], "i4,f8"), np.array(["a", None])]
     with a_line() as (here, there):
         post(here, value, "and a second one")
         found, second = got(there, 2)
@@ -76,6 +77,8 @@ def test_objects_come_as_they_went_however_large(shapes, words):
             assert a.dtype == b.dtype and a.flags.f_contiguous == b.flags.f_contiguous
             assert b.ctypes.data % 64 == 0 or not b.size
             np.testing.assert_array_equal(a, b)
+        for a, b in zip(value["odd"], found["odd"], strict=True):
+            assert a.dtype == b.dtype and a.shape == b.shape and a.tolist() == b.tolist()
 
 
 @pytest.mark.parametrize("size", [10, LIGHT])

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from fedmomentum.clients.spec import ClientSpec, ModelSpec
 from fedmomentum.simulation import flower
 from fedmomentum.simulation.blocks import BLOCK_LIMIT, automatic_block_size, cut
-from fedmomentum.simulation.faults import Faults, Stragglers
+from fedmomentum.simulation.faults import Faults, Outcome, Stragglers
+from fedmomentum.simulation.grid import SimulationGrid
 from fedmomentum.strategies.records import filled, of_kind
 
 
@@ -103,6 +104,34 @@ def test_the_private_names_of_flower_are_where_the_engine_expects_them():
     assert flower.empty_run(3).run_id == 3
 
 
+@pytest.mark.parametrize("message_type", ["train", "evaluate", "train.gradient"])
+def test_a_reply_to_an_unseen_message_is_flowers(message_type):
+    flower.adopt_identity(1)
+    message, content = Message(RecordDict(), dst_node_id=7, message_type=message_type), RecordDict()
+    flower.stamp(message, "m3")
+    usual = flower.reply(message, content)
+    mine = flower.reply_unseen(content, node=7, identity="m3", message_type=message_type)
+    assert vars(mine).keys() == vars(usual).keys() and mine.content is content and not mine.has_error()
+    times = {"_created_at", "_ttl"}
+    a, b = ({name: x for name, x in vars(m.metadata).items() if name not in times} for m in (mine, usual))
+    assert a == b and vars(mine.metadata).keys() == vars(usual.metadata).keys()
+    assert mine.metadata.created_at == pytest.approx(usual.metadata.created_at, abs=60)
+    assert mine.metadata.ttl == pytest.approx(usual.metadata.ttl, abs=60)
+
+
+@given(st.lists(st.tuples(st.sets(st.integers(0, 9), min_size=1), st.booleans(), st.integers(1, 4)), max_size=8))
+def test_blocks_that_come_again_are_those_of_their_clients_and_their_work(rounds):
+    """The engine cuts a cohort once; what a straggler has time for is another matter each time."""
+    wanted = ClientSpec(ModelSpec("logistic", (2,), 2), {"name": "sgd", "lr": 0.1}, batch_size=1)
+    sizes = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3])
+    grid = SimulationGrid(None, wanted, sizes)
+    for clients, late, size in rounds:
+        effort = {min(clients): 0.5} if late else {}
+        work = [sizes[c] * effort.get(c, 1.0) for c in sorted(clients)]
+        outcome = Outcome(tuple(sorted(clients)), effort, ())
+        assert grid._blocks(outcome, size) == cut(outcome.clients, work, size)
+
+
 def test_records_are_filled_as_by_assignment():
     """Where Flower keeps the entries of a record is private: see strategies/records.py."""
     for made, entries in (
@@ -119,16 +148,6 @@ def test_records_are_filled_as_by_assignment():
     content = RecordDict({"b": MetricRecord(), "a": ArrayRecord(), "c": MetricRecord({"n": 1})})
     assert of_kind(content, MetricRecord) == dict(content.metric_records)
     assert of_kind(content, ArrayRecord) == dict(content.array_records)
-
-
-def test_a_table_of_clients_holds_columns_of_one_kind_each():
-    table = {"client": [3, 4], "loss": [0.5, 1.0], "none": []}
-    assert flower.table(table) == ConfigRecord(table)
-    assert list(flower.table(table)) == list(table)
-    with pytest.raises(TypeError):
-        flower.table({"loss": [0.5, "x"]})
-    with pytest.raises(TypeError):
-        flower.table({"loss": [0.5, 1]})
 
 
 @given(

@@ -8,7 +8,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, MetricRecord
 
 from fedmomentum.strategies import records
 
@@ -102,6 +102,23 @@ def test_an_unread_record_can_be_changed_copied_and_sent_like_any_other():
     assert type(vars(deepcopy(copy))["_data"]) is dict
     with pytest.raises(TypeError):
         copy["matrix"] = np.zeros(2)
+
+
+def test_numbers_are_made_once_and_only_those_that_somebody_looks_at():
+    made = []
+
+    def mean(column):
+        made.append(column)
+        return sum(column) / len(column)
+
+    late = records.keeping(MetricRecord(), records.Late({"loss": [1.0, 2.0], "n": 3.0, "x": [5.0]}, float, mean))
+    assert list(late) == ["loss", "n", "x"] and late["n"] == 3.0 and not made
+    copy = late.copy()
+    assert late["loss"] == late["loss"] == 1.5 and made == [[1.0, 2.0]]
+    late["x"] = 7.0
+    assert dict(late) == {"loss": 1.5, "n": 3.0, "x": 7.0} and len(made) == 1
+    assert copy == MetricRecord({"loss": 1.5, "n": 3.0, "x": 5.0})
+    assert type(vars(pickle.loads(pickle.dumps(copy)))["_data"]) is dict
 
 
 def test_an_unread_record_of_no_real_numbers_is_refused_when_it_is_read():
