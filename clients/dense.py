@@ -182,12 +182,20 @@ def back(below: Layer, weight: Tensor, before: Tensor, dz: Tensor, into: Tensor 
 
 
 def read_layers(module: nn.Module) -> list[Layer] | None:
-    """Read a module as dense layers; None where it holds anything else (hooks and subclasses included)."""
+    """Read a module as dense layers; None where it holds anything else (hooks, subclasses, shared tensors included)."""
     if type(module) is not nn.Sequential or module._forward_hooks or module._forward_pre_hooks:
         return None
     layers: list[Layer] = []
-    for position, (name, child) in enumerate(module.named_children()):
-        if child._forward_hooks or child._forward_pre_hooks or any(not p.requires_grad for p in child.parameters()):
+    every = [p for child in module for p in child._parameters.values() if p is not None]
+    if len(set(map(id, every))) < len(every):
+        return None  # a tensor of two layers has the sum of their gradients
+    for position, (name, child) in enumerate(module._modules.items()):  # named_children() leaves repeated ones out
+        if (
+            child is None
+            or child._forward_hooks
+            or child._forward_pre_hooks
+            or any(not p.requires_grad for p in child.parameters())
+        ):
             return None
         if type(child) is nn.Flatten and position == 0 and (child.start_dim, child.end_dim) == (1, -1):
             continue

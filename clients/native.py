@@ -11,6 +11,7 @@ The library is built when the package is installed, where there is a C compiler;
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -114,6 +115,10 @@ class Native:
         """Say whether it is the fastest form for a client with batches of so many examples."""
         return self.least_batch is not None and batch >= self.least_batch
 
+    def reads(self, x: NDArray[Any], y: NDArray[Any]) -> bool:
+        """Say whether examples and labels are what it takes them for: in C nothing else asks for kinds and widths."""
+        return x.dtype == np.float32 and y.dtype == np.int64 and math.prod(x.shape[1:]) == self._widths[0]
+
     def mean(self, anchor: Tree, batches: Batches, step: Step) -> tuple[Tree, list[float]] | None:
         """Give the weighted mean of the models where clients end, and the mean loss of each over all that it saw.
 
@@ -153,8 +158,8 @@ class Native:
     ) -> list[float] | None:
         clients, steps, batch = batches.rows_KSB.shape
         loss_K = np.empty(clients)
-        own = {name: {n: t.contiguous() for n, t in tree.items()} for name, tree in trees.items() if tree}
-        params = {name: t.contiguous() for name, t in anchor.items()}
+        own = {name: {n: _floats(t) for n, t in tree.items()} for name, tree in trees.items() if tree}
+        params = {name: _floats(t) for name, t in anchor.items()}
         job = _Job(
             x=batches.x_RD.data_ptr(),
             y=batches.y_R.data_ptr(),
@@ -188,6 +193,11 @@ class Native:
         return ctypes.cast((_ADDRESS * len(found))(*found), _ADDRESS)
 
 
+def _floats(x: Tensor) -> Tensor:
+    """Give a tensor as C reads it: a server may send its trees in float64, or in another memory layout."""
+    return x.to(torch.float32).contiguous()
+
+
 def _at(array: NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
 
@@ -199,4 +209,6 @@ def native(spec: ClientSpec, module: nn.Module, layers: Sequence[Layer] | None) 
     if any(t.dtype != torch.float32 for t in module.parameters()):
         return None
     weights = [module.get_parameter(layer.weight) for layer in layers]
+    if any(above.shape[1] != below.shape[0] for below, above in pairwise(weights)):
+        return None  # torch says what is wrong with it
     return Native(layers, [weights[0].shape[1], *(w.shape[0] for w in weights)])

@@ -57,8 +57,8 @@ class StackedTrainer:
         # the dual form writes out the gradient of the cross entropy
         self._dual = None if examples.data.numbers else dual(network.module, self._layers)
         size = sum(p.numel() * p.element_size() for p in network.params.values())
-        usual = not examples.data.numbers and examples.data.x.dtype == np.float32
-        self._native = native(spec, network.module, dense) if usual else None
+        in_c = native(spec, network.module, dense)
+        self._native = in_c if in_c is not None and in_c.reads(examples.data.x, examples.data.y) else None
         self._groups = Groups(spec, examples, self._dual, self._native, size)
         self._classes = spec.model.classes
         self._local: tuple[float, LocalUpdate] | None = None

@@ -36,6 +36,10 @@ def obstacle(model: nn.Module) -> str | None:
             return f"'{name}' is a dropout layer, whose noise would depend on the block"
         if isinstance(module, _RECURRENT):
             return f"'{name}' is a recurrent layer, which torch cannot vectorise over clients"
+    once = dict(model.named_parameters())
+    for name, _ in model.named_parameters(remove_duplicate=False):
+        if name not in once:
+            return f"'{name}' is a tensor of another layer too, and stacked clients have one for each name"
     if any(True for _ in model.buffers()):
         return "the model has buffers (such as batch-norm statistics), which every client updates on its own"
     return None

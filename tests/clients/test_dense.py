@@ -115,3 +115,11 @@ def test_a_step_with_the_velocity_built_in_equals_gradient_and_rule(clients, bat
         torch.testing.assert_close(params[name], expected[name], rtol=1e-10, atol=1e-12)
         if velocity:
             torch.testing.assert_close(velocity[name], moved[name], rtol=1e-10, atol=1e-12)
+
+
+def test_layers_that_share_a_tensor_are_no_dense_network():
+    """Their gradients add up; a layer that comes twice has its name only once."""
+    twice, other = nn.Linear(4, 4), nn.Linear(4, 4)
+    other.weight = twice.weight
+    for second in (twice, other):
+        assert read_layers(nn.Sequential(nn.Flatten(), twice, nn.ReLU(), second, nn.Linear(4, 2))) is None

@@ -270,6 +270,36 @@ def test_inputs_that_are_no_floats_of_32_bits_are_left_alone(always):
     assert worker._stack._native is None
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.uint8])
+def test_labels_that_are_no_integers_of_64_bits_are_left_alone(always, kind):
+    data = federation()
+    worker = Worker(spec(vectorize="on", native=True), replace(data, y=data.y.astype(kind)))
+    assert worker._stack._native is None
+
+
+@pytest.mark.parametrize("widths", [[(30, 3)], [(49, 3)], [(36, 8), (9, 3)], [(36, 8), (7, 3)]])
+def test_a_network_that_does_not_fit_is_told_by_torch(always, widths, monkeypatch):
+    """In C such layers and examples would be read from where other numbers lie."""
+    monkeypatch.setattr(network, "build", lambda model: nn.Sequential(nn.Flatten(), *[nn.Linear(*w) for w in widths]))
+    wanted = spec(vectorize="on", native=True)
+    result = Worker(wanted, federation()).run(train_task(reduce=True), records(wanted))
+    assert not always and len(result.failures) == len(SIZES)
+    assert "shapes cannot be multiplied" in result.failures[0].reason
+
+
+def test_shifts_in_float64_are_read_as_numbers(always):
+    """As a server may send them that adds up in float64."""
+    wanted, sent = spec(vectorize="on", native=True, method="scaffold"), {}
+    for kind in (np.float32, np.float64):
+        given = records(wanted)
+        given["control"] = {name: np.full(x.shape, 0.25, kind) for name, x in given["arrays"].items()}
+        sent[kind] = Worker(wanted, federation()).run(train_task(), given).each
+    assert always == [True, True]
+    for ours, theirs in zip(*sent.values(), strict=True):
+        for name, x in ours["arrays"].items():
+            np.testing.assert_array_equal(theirs["arrays"][name], x)
+
+
 def test_a_worker_without_it_refuses_what_was_begun_with_it(monkeypatch):
     monkeypatch.setattr(compiled, "available", lambda: False)
     with pytest.raises(UserError, match=r"engine\.native: .* use engine\.native: false"):

@@ -91,5 +91,10 @@ def test_auto_goes_by_model_and_device_alone():
     assert [choose(m, "auto", "cpu")[0] for m in (dense, wide, convolution, norm)] == [True, False, False, False]
     assert [choose(m, "auto", "cuda")[0] for m in (dense, wide, convolution, norm)] == [True, True, True, False]
     assert choose(convolution, "on", "cpu")[0] and not choose(dense, "off", "cuda")[0]
+    tied = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[2].weight = tied[1].weight
+    assert (
+        choose(tied, "auto", "cpu") == choose(tied, "auto", "cuda") and "'2.weight'" in choose(tied, "auto", "cpu")[1]
+    )
     with pytest.raises(UserError, match="batch-norm statistics"):
         choose(norm, "on", "cpu")
