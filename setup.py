@@ -10,7 +10,7 @@ setup(
         Extension(
             "fedmomentum.clients._native",
             ["clients/native.c"],
-            depends=["clients/native_kernels.h", "clients/native_clients.h"],
+            depends=["clients/native_kernels.h", "clients/native_clients.h", "clients/native_draws.h"],
             libraries=["m"],
             extra_compile_args=["-std=gnu11", "-O3", "-g0", "-Wno-psabi"],
             optional=True,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedmomentum.clients.library import library
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.streams import Streams
 
@@ -36,21 +40,62 @@ def plans(
         round: of the server.
         effort: of each client; None is all of it for everybody.
     """
-    found: dict[int, NDArray[np.int64]] = {}
-    shapes = {n: _shape(spec, n) for n in set(counts.values())}
-    rngs = streams.along("client", counts, round=round)
-    for k, ((client, examples), rng) in enumerate(zip(counts.items(), rngs, strict=True)):
-        steps, epochs, batches, batch = shapes[examples]
-        if epochs == 1 and batches * batch == examples:
-            table = rng.permutation(examples)
-        else:
-            table = np.full((epochs, batches * batch), -1, dtype=np.int64)
-            for epoch in range(epochs):
-                table[epoch, :examples] = rng.permutation(examples)
-        if effort is not None and effort[k] < 1.0:
-            steps = max(1, int(steps * effort[k]))
-        found[client] = table.reshape(epochs * batches, batch)[:steps]
-    return found
+    alike: dict[int, list[int]] = {}
+    for client, examples in counts.items():
+        alike.setdefault(examples, []).append(client)
+    shapes = {examples: _shape(spec, examples) for examples in alike}
+    order = [client for clients in alike.values() for client in clients]
+    passes = [_Passes(n, epochs, batches * batch, len(alike[n])) for n, (_, epochs, batches, batch) in shapes.items()]
+    drawn, at = _permute(passes, streams, order, round=round), 0
+    whole: dict[int, NDArray[np.int64]] = {}
+    for one, clients in zip(passes, alike.values(), strict=True):
+        steps, _, _, batch = shapes[one.examples]
+        table_KSB = drawn[at : at + one.size].reshape(len(clients), -1, batch)[:, :steps]
+        whole.update(zip(clients, table_KSB, strict=True))
+        at += one.size
+    if effort is None:
+        return whole if len(alike) == 1 else {client: whole[client] for client in counts}
+    return {
+        client: whole[client][: max(1, int(len(whole[client]) * share))]
+        for client, share in zip(counts, effort, strict=True)
+    }
+
+
+class _Passes(NamedTuple):
+    """Passes over their examples of clients that have so many."""
+
+    examples: int
+    epochs: int
+    width: int
+    """Of a pass: all its batches, the last of which may be short."""
+    clients: int
+
+    @property
+    def size(self) -> int:
+        return self.epochs * self.width * self.clients
+
+
+def _permute(passes: Sequence[_Passes], streams: Streams, clients: list[int], *, round: int) -> NDArray[np.int64]:
+    """Give permutations of examples, one behind another and each with -1 up to the width of a pass.
+
+    Every client has a stream of its own; compiled code gives the bits of numpy.
+    """
+    drawn, code = np.full(sum(one.size for one in passes), -1, np.int64), library()
+    if code is not None:
+        table = np.array(passes, np.int64)
+        keys = streams.keys("client", clients, round=round)
+        code.native_permute(*map(_LONG, (keys.ctypes.data, len(table), table.ctypes.data, drawn.ctypes.data)))
+        return drawn
+    rngs, at = streams.along("client", clients, round=round), 0
+    for one in passes:
+        for rng in itertools.islice(rngs, one.clients):
+            for _ in range(one.epochs):
+                drawn[at : at + one.examples] = rng.permutation(one.examples)
+                at += one.width
+    return drawn
+
+
+_LONG = ctypes.c_int64
 
 
 def _shape(spec: ClientSpec, examples: int) -> tuple[int, int, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from fedmomentum.clients.horizon import Horizon
-from fedmomentum.clients.local import LocalUpdate, Place, scaled
+from fedmomentum.clients.local import Drift, LocalUpdate, Place, drifting, scaled
 from fedmomentum.optim.rule import Rule
 from fedmomentum.protocol import CONTROL
 from fedmomentum.trees import State, Tree, add, sub, zeros_like
@@ -26,10 +26,7 @@ def fedprox(rule: Rule, *, mu: float) -> LocalUpdate:
     if mu < 0:
         raise ValueError(f"mu must not be negative, not {mu}")
 
-    def direction(grads: Tree, params: Tree, place: Place) -> Tree:
-        return {name: g + mu * (params[name] - place.anchor[name]) for name, g in grads.items()}
-
-    return LocalUpdate(rule, direction=direction, by_tensor=True)
+    return LocalUpdate(rule, **drifting(lambda place: Drift(pull=mu)))
 
 
 def scaffold(rule: Rule, *, control: Literal["steps", "gradient"] = "steps") -> LocalUpdate:
@@ -52,10 +49,6 @@ def scaffold(rule: Rule, *, control: Literal["steps", "gradient"] = "steps") -> 
         raise ValueError(f"control must be steps or gradient, not '{control}'")
     horizon = Horizon(rule, "scaffold with control: steps") if control == "steps" else None
 
-    def direction(grads: Tree, params: Tree, place: Place) -> Tree:
-        own, common = place.memory[CONTROL], place.shared[CONTROL]
-        return {name: g - own[name] + common[name] for name, g in grads.items()}
-
     def finish(params: Tree, state: State, place: Place) -> tuple[dict[str, Tree], State]:
         own = place.memory[CONTROL]
         if horizon is None:
@@ -68,11 +61,10 @@ def scaffold(rule: Rule, *, control: Literal["steps", "gradient"] = "steps") -> 
 
     return LocalUpdate(
         rule,
-        direction=direction,
         finish=finish,
         remember=lambda params: {CONTROL: zeros_like(params)},
         full_gradient=horizon is None,
-        by_tensor=True,
+        **drifting(lambda place: Drift(shift=sub(place.shared[CONTROL], place.memory[CONTROL]))),
     )
 
 
@@ -94,18 +86,13 @@ def feddyn(rule: Rule, *, alpha: float) -> LocalUpdate:
     if not alpha > 0:
         raise ValueError(f"alpha must be positive, not {alpha}")
 
-    def direction(grads: Tree, params: Tree, place: Place) -> Tree:
-        own = place.memory[CONTROL]
-        return {name: g - own[name] + alpha * (params[name] - place.anchor[name]) for name, g in grads.items()}
-
     def finish(params: Tree, state: State, place: Place) -> tuple[dict[str, Tree], State]:
         own = place.memory[CONTROL]
         return {}, {CONTROL: {name: g - alpha * (params[name] - place.anchor[name]) for name, g in own.items()}}
 
     return LocalUpdate(
         rule,
-        direction=direction,
         finish=finish,
         remember=lambda params: {CONTROL: zeros_like(params)},
-        by_tensor=True,
+        **drifting(lambda place: Drift(pull=alpha, shift=scaled(place.memory[CONTROL], -1.0))),
     )

@@ -99,10 +99,17 @@ def fused_sgd(name: str, hyper: Mapping[str, Any], names: Sequence[str], params:
 
 
 class HeavyBall(NamedTuple):
-    """A rule that is nothing but ``v <- momentum v + g``, ``x <- x - scale lr v``, from ``v = 0``."""
+    """A rule ``d = g + decay x``, ``v <- momentum v + d``, ``x <- x - scale lr v`` (Nesterov: ``d + momentum v``)."""
 
     momentum: float
     scale: float = 1.0
+    decay: float = 0.0
+    nesterov: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is nothing but ``v <- momentum v + g``, ``x <- x - scale lr v``."""
+        return not self.decay and not self.nesterov
 
 
 def heavy_ball(spec: ClientSpec) -> HeavyBall | None:
@@ -112,13 +119,16 @@ def heavy_ball(spec: ClientSpec) -> HeavyBall | None:
     """
     hyper = {key: value for key, value in spec.optimizer.items() if key != "name"}
     name, beta = spec.optimizer["name"], hyper.get("momentum", 0.9)
-    if name not in ("sgd", "heavy_ball", "ema") or hyper.keys() - _PLAIN or spec.clip_norm is not None:
+    if name not in ("sgd", "heavy_ball", "ema", "nesterov") or hyper.keys() - _PLAIN or spec.clip_norm is not None:
         return None
-    if hyper.get("dampening", 0.0) or hyper.get("weight_decay", 0.0) or not isinstance(hyper["lr"], float | int):
+    decay = hyper.get("weight_decay", 0.0)
+    if hyper.get("dampening", 0.0) or not all(isinstance(x, float | int) for x in (hyper["lr"], decay, beta)):
+        return None
+    if decay and hyper.get("decay", "l2") != "l2":
         return None
     if name == "sgd":
-        return HeavyBall(0.0)
-    read = spec.keep_state or spec.method != "local_sgd"  # then its velocity has to be its own
-    if not isinstance(beta, float | int) or (name == "ema" and read):
+        return HeavyBall(0.0, decay=float(decay))
+    if name == "ema" and (spec.keep_state or spec.method != "local_sgd"):  # then its velocity has to be its own
         return None
-    return HeavyBall(float(beta), 1.0 - float(beta) if name == "ema" else 1.0)
+    scale = 1.0 - float(beta) if name == "ema" else 1.0
+    return HeavyBall(float(beta), scale, float(decay), nesterov=name == "nesterov")

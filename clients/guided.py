@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fedmomentum.clients.local import LocalUpdate, Place, scaled
+from fedmomentum.clients.local import Drift, LocalUpdate, Place, drifting, scaled
 from fedmomentum.optim.rule import Rule
 from fedmomentum.protocol import ARRAYS, GRADIENT, MOMENTUM, RULE_STATE
 from fedmomentum.trees import State, Tree, add, sub, zeros_like
@@ -27,11 +27,7 @@ def fedcm(rule: Rule, *, alpha: float) -> LocalUpdate:
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha must be in (0, 1], not {alpha}")
 
-    def direction(grads: Tree, params: Tree, place: Place) -> Tree:
-        common = place.shared[MOMENTUM]
-        return {name: alpha * g + (1 - alpha) * common[name] for name, g in grads.items()}
-
-    return LocalUpdate(rule, direction=direction, by_tensor=True)
+    return LocalUpdate(rule, **drifting(lambda place: Drift(alpha, shift=scaled(place.shared[MOMENTUM], 1 - alpha))))
 
 
 def fedadc(rule: Rule, *, local_momentum: float) -> LocalUpdate:
@@ -49,11 +45,11 @@ def fedadc(rule: Rule, *, local_momentum: float) -> LocalUpdate:
     if not 0 <= local_momentum < 1:
         raise ValueError(f"local_momentum must be in [0, 1), not {local_momentum}")
 
-    def direction(grads: Tree, params: Tree, place: Place) -> Tree:
+    def drift(place: Place) -> Drift:
         steps = place.steps.double() if isinstance(place.steps, Tensor) else place.steps
-        return add(grads, scaled(place.shared[MOMENTUM], local_momentum / steps))
+        return Drift(shift=scaled(place.shared[MOMENTUM], local_momentum / steps))
 
-    return LocalUpdate(rule, direction=direction, by_tensor=True)
+    return LocalUpdate(rule, **drifting(drift))
 
 
 def mime(rule: Rule) -> LocalUpdate:

@@ -9,7 +9,7 @@ from functools import cache
 
 from fedmomentum.errors import UserError
 
-VERSION = 1
+VERSION = 3
 """Of ``native.c``: a library that was built from another one is not used."""
 
 

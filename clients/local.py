@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -53,6 +53,15 @@ class Begin(Protocol):
     def __call__(self, params: Tree, state: State, place: Place, /) -> tuple[Tree, State]: ...  # noqa: D102
 
 
+class Drift(NamedTuple):
+    """What a method makes of a gradient, where it is no more than ``scale g + pull (y - x) + shift``."""
+
+    scale: float = 1.0
+    pull: float = 0.0
+    """Towards the global model ``x``."""
+    shift: Tree | None = None
+
+
 class Direction(Protocol):
     """Give the gradient that the rule is to see, from the minibatch gradient at the client's parameters ``y``."""
 
@@ -88,6 +97,26 @@ class LocalUpdate(NamedTuple):
     then a large model steps tensor by tensor, and what a place holds has one tensor each."""
     compressed: bool = False
     """Whether what ``finish`` sends as ``arrays`` has a layout of its own and is the whole message."""
+    drift: Callable[[Place], Drift] | None = None
+    """What ``direction`` does, for a client in a place, where it is a :class:`Drift`: :func:`drifting` makes both."""
+
+    @property
+    def affine(self) -> bool:
+        """Whether clients start at the global model, and their rule sees the gradient or a :class:`Drift` of it."""
+        return self.begin is None and (self.direction is None or self.drift is not None)
+
+
+def drifting(drift: Callable[[Place], Drift]) -> dict[str, Any]:
+    """Give the fields of a :class:`LocalUpdate` whose direction is a drift."""
+
+    def direction(grads: Tree, params: Tree, place: Place) -> Tree:
+        scale, pull, shift = drift(place)
+        found = grads if scale == 1.0 else {name: scale * g for name, g in grads.items()}
+        if pull:
+            found = {name: g + pull * (params[name] - place.anchor[name]) for name, g in found.items()}
+        return found if shift is None else {name: g + shift[name] for name, g in found.items()}
+
+    return {"direction": direction, "drift": drift, "by_tensor": True}
 
 
 def local_sgd(rule: Rule) -> LocalUpdate:

@@ -1,8 +1,8 @@
-/* Clients of small dense networks, trained one after another in the caches of a core; called by native.py.
+/* Clients of small dense networks, trained one after another in the caches of a core; called by native.py. The batches
+   that they see are drawn by native_draws.h, called by batches.py.
 
-   A client takes minibatch steps of a heavy ball (v <- momentum v + g, w <- w - lr v) on the mean cross entropy. Either
-   all clients begin at the model of the round with v = 0, and all that is kept of where they end is the weighted mean; or
-   each has a model of its own, and perhaps a velocity, which are trained in place. */
+   A client takes minibatch steps of a heavy ball on the mean cross entropy, from the model of the round on. All that is
+   kept of where clients end is the weighted mean, or each of their models, whatever is asked for. */
 
 #include <math.h>
 #include <stdbool.h>
@@ -20,7 +20,24 @@ typedef int32_t four_int __attribute__((vector_size(16)));
 #define PICK(a, b, i, j, k, l) __builtin_shuffle(a, b, (four_int){i, j, k, l})
 #endif
 
-struct ball { float lr, momentum; };
+/* A step: d = gradient g + decay w + pull (w - start) + shift, v <- momentum v + d, and w <- w - lr v, or with Nesterov
+   w <- w - lr (d + momentum v). */
+struct ball {
+    float lr, momentum, gradient, decay, pull;
+    bool nesterov;
+};
+
+/* Rows of a weight, or a bias in one, and what moves them. */
+struct rows {
+    float *w, *v;
+    const float *start, *shift; /* shift may be NULL */
+    long width;
+};
+
+static inline struct rows below(struct rows at, long rows) {
+    long n = rows * at.width;
+    return (struct rows){at.w + n, at.v + n, at.start + n, at.shift ? at.shift + n : NULL, at.width};
+}
 
 /* Numbers of units and examples. */
 struct table { float *at; long by_unit, by_row; };
@@ -34,14 +51,17 @@ struct job {
     int64_t clients, steps, batch, depth;
     const int64_t *widths; /* depth + 1 */
     const uint8_t *relu;
-    float *const *params;     /* of the model that all begin at; with `own` there is one a client, and they are written to */
-    float *const *velocities; /* one a client, written to; NULL: all begin at 0 */
-    bool own;
-    const double *shares; /* not with `own`: of clients in the mean, and where it is to be */
-    float *const *mean;
-    double *loss; /* the mean of each client over all that it saw */
+    const float *const *params; /* of the model of the round */
+    const float *const *shifts; /* one a client; NULL: none */
+    float *const *velocities;   /* one a client, written to; NULL: they begin at 0 and are forgotten */
+    float *const *each;         /* where the models of all clients are to be; NULL: nowhere */
+    float *const *mean;         /* where their weighted mean is to be; NULL: nowhere */
+    const double *shares;       /* of clients in it */
+    double *loss;               /* the mean of each client over all that it saw */
     struct ball ball;
 };
+
+#include "native_draws.h"
 
 enum outcome { DONE, NO_MEMORY, NO_CLASS, NOT_FINITE };
 
@@ -82,11 +102,16 @@ static bool labels_fit(const struct job *job) {
 }
 
 #if defined(__x86_64__)
+#if defined(__clang__)
+#define WIDE "avx512f,avx512dq,avx512vl,avx2,fma"
+#else
+#define WIDE "avx512f,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512"
+#endif
 #define LANES 16
 #define TILE_S 4
 #define TILE_U 5
 #define NAME(x) x##_avx512
-#define TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")))
+#define TARGET __attribute__((target(WIDE)))
 #include "native_kernels.h"
 #include "native_clients.h"
 
@@ -128,4 +153,4 @@ int native_train(const struct job *job, int lanes) {
     return lanes == 4 ? (int)train_any(job) : -1;
 }
 
-int native_version(void) { return 1; }
+int native_version(void) { return 3; }

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedmomentum.clients.dense import Layer
+from fedmomentum.clients.fused import HeavyBall
 from fedmomentum.clients.library import library
+from fedmomentum.clients.local import Drift
 from fedmomentum.clients.spec import ClientSpec
 from fedmomentum.trees import Tree
 
@@ -33,16 +35,30 @@ its velocity, which are out of the cache beyond (benchmarks/vectorize.py)."""
 _ADDRESS, _COUNT = ctypes.c_void_p, ctypes.c_int64
 
 
+class Step(ctypes.Structure):
+    """``struct ball`` of ``native.c``: what a step takes, but a shift."""
+
+    _fields_ = (
+        *((name, ctypes.c_float) for name in ("lr", "momentum", "gradient", "decay", "pull")),
+        ("nesterov", ctypes.c_bool),
+    )
+
+    @classmethod
+    def of(cls, ball: HeavyBall, lr: float, drift: Drift | None = None) -> Step:
+        """Give a step of a rule on what a method makes of the gradient."""
+        scale, pull, _ = drift or Drift()
+        return cls(ball.scale * lr, ball.momentum, scale, ball.decay, pull, ball.nesterov)
+
+
 class _Job(ctypes.Structure):
     """``struct job`` of ``native.c``."""
 
     _fields_ = (
         *((name, _ADDRESS) for name in ("x", "y", "starts", "rows")),
         *((name, _COUNT) for name in ("clients", "steps", "batch", "depth")),
-        *((name, _ADDRESS) for name in ("widths", "relu", "params", "velocities")),
-        ("own", ctypes.c_bool),
-        *((name, _ADDRESS) for name in ("shares", "mean", "loss")),
-        *((name, ctypes.c_float) for name in ("lr", "momentum")),
+        *((name, _ADDRESS) for name in ("widths", "relu", "params", "shifts", "velocities", "each", "mean")),
+        *((name, _ADDRESS) for name in ("shares", "loss")),
+        ("step", Step),
     )
 
 
@@ -98,7 +114,7 @@ class Native:
         """Say whether it is the fastest form for a client with batches of so many examples."""
         return self.least_batch is not None and batch >= self.least_batch
 
-    def mean(self, anchor: Tree, batches: Batches, lr: float, beta: float) -> tuple[Tree, list[float]] | None:
+    def mean(self, anchor: Tree, batches: Batches, step: Step) -> tuple[Tree, list[float]] | None:
         """Give the weighted mean of the models where clients end, and the mean loss of each over all that it saw.
 
         None where some number is not finite, or a label is no class: trained otherwise they tell whose.
@@ -106,38 +122,39 @@ class Native:
         Args:
             anchor: the model that they start from, each with a velocity of 0.
             batches: what they see.
-            lr: step size.
-            beta: momentum.
+            step: what each step takes.
         """
-        given = {name: t.contiguous() for name, t in anchor.items()}
-        mean = {name: torch.empty_like(t) for name, t in given.items()}
-        found = self._run(
-            batches, lr, beta, params=self._of(given), mean=self._of(mean), shares=_at(batches.share_K), own=False
-        )
+        mean = {name: torch.empty_like(t) for name, t in anchor.items()}
+        found = self._run(anchor, batches, step, mean=mean, shares=_at(batches.share_K))
         return None if found is None else (mean, found)
 
     def each(
-        self, params_K: Tree, velocity_K: Tree | None, batches: Batches, lr: float, beta: float
-    ) -> list[float] | None:
-        """Train clients from models and velocities of their own, in place; give the mean loss of each.
+        self, anchor: Tree, velocity_K: Tree | None, shift_K: Tree | None, batches: Batches, step: Step
+    ) -> tuple[Tree, list[float]] | None:
+        """Give the models where clients end, stacked, and the mean loss of each.
 
-        None where a label is no class, or numbers do not lie as compiled code reads them; then nothing has changed.
+        None where a label is no class, and then nothing has changed.
 
         Args:
-            params_K: stacked.
-            velocity_K: stacked; None without momentum.
+            anchor: the model that they start from.
+            velocity_K: with which they start, stacked; where they end with it is written there. None for 0.
+            shift_K: what each adds to its gradients, stacked; None for 0.
             batches: what they see; their shares do not count.
-            lr: step size.
-            beta: momentum.
+            step: what each step takes, but the shift.
         """
-        if not all(t.is_contiguous() for tree in (params_K, velocity_K or {}) for t in tree.values()):
-            return None
-        velocities = None if velocity_K is None else self._of(velocity_K)
-        return self._run(batches, lr, beta, params=self._of(params_K), velocities=velocities, own=True)
+        clients = len(batches.rows_KSB)
+        each_K = {name: t.new_empty(clients, *t.shape) for name, t in anchor.items()}
+        shift_K = shift_K and {name: t.expand_as(each_K[name]) for name, t in shift_K.items()}
+        found = self._run(anchor, batches, step, velocities=velocity_K, shifts=shift_K, each=each_K)
+        return None if found is None else (each_K, found)
 
-    def _run(self, batches: Batches, lr: float, beta: float, **fields: Any) -> list[float] | None:
+    def _run(
+        self, anchor: Tree, batches: Batches, step: Step, *, shares: int | None = None, **trees: Tree | None
+    ) -> list[float] | None:
         clients, steps, batch = batches.rows_KSB.shape
         loss_K = np.empty(clients)
+        own = {name: {n: t.contiguous() for n, t in tree.items()} for name, tree in trees.items() if tree}
+        params = {name: t.contiguous() for name, t in anchor.items()}
         job = _Job(
             x=batches.x_RD.data_ptr(),
             y=batches.y_R.data_ptr(),
@@ -149,14 +166,21 @@ class Native:
             depth=len(self.layers),
             widths=_at(self._widths),
             relu=_at(self._relu),
+            params=self._of(params),
+            shares=shares,
             loss=_at(loss_K),
-            lr=lr,
-            momentum=beta,
-            **fields,
+            step=step,
+            **{name: self._of(tree) for name, tree in own.items()},
         )
         code = library()
         assert code is not None
-        return None if code.native_train(ctypes.byref(job), code.native_lanes()) else loss_K.tolist()
+        if code.native_train(ctypes.byref(job), code.native_lanes()):
+            return None
+        for name, tree in own.items():
+            for n, given in (trees[name] or {}).items():
+                if tree[n] is not given and name != "shifts":
+                    given.copy_(tree[n])
+        return loss_K.tolist()
 
     def _of(self, tree: Tree) -> Any:
         """Give the addresses of the tensors of every layer."""

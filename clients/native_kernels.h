@@ -66,7 +66,9 @@ INLINE void NAME(dots_tile)(const int S, const int U, const float *const *x, con
     for (int u = 0; u < U; u++) {
         float *at = z.at + u * z.by_unit;
         if (S == 4) {
-            four all = NAME(sums)(NAME(fold)(sums[0][u]), NAME(fold)(sums[1][u]), NAME(fold)(sums[2][u]), NAME(fold)(sums[3][u]));
+            four each[4];
+            UNROLL for (int s = 0; s < S; s++) each[s] = NAME(fold)(sums[s][u]);
+            four all = NAME(sums)(each[0], each[1], each[2], each[3]);
             for (int s = 0; s < S; s++) at[s * z.by_row] = all[s];
         } else
             for (int s = 0; s < S; s++) at[s * z.by_row] = NAME(sum)(NAME(fold)(sums[s][u]));
@@ -126,31 +128,49 @@ INLINE void NAME(mix)(
     } while (0)
 
 INLINE void NAME(step_tile)(
-    const int O, const int C, long d, float *w, float *v, long width, struct table dz, const float *const *x, long rows,
-    struct ball ball
+    const int O, const int C, long d, struct rows at, struct table dz, const float *const *x, long count, struct ball ball
 ) {
     vec mixed[TILE_U][TILE_S];
     for (int o = 0; o < O; o++)
-        for (int c = 0; c < C; c++) mixed[o][c] = ball.momentum * AT(v + o * width + d + c * LANES);
-    NAME(mix)(O, C, mixed, dz.at, dz.by_unit, dz.by_row, x, rows, d);
+        for (int c = 0; c < C; c++) {
+            long i = o * at.width + d + c * LANES;
+            mixed[o][c] = ball.momentum * AT(at.v + i);
+            if (ball.decay != 0.0f) mixed[o][c] += ball.decay * AT(at.w + i);
+            if (ball.pull != 0.0f) mixed[o][c] += ball.pull * (AT(at.w + i) - AT(at.start + i));
+            if (at.shift) mixed[o][c] += AT(at.shift + i);
+        }
+    NAME(mix)(O, C, mixed, dz.at, dz.by_unit, dz.by_row, x, count, d);
     for (int o = 0; o < O; o++)
         for (int c = 0; c < C; c++) {
-            AT(v + o * width + d + c * LANES) = mixed[o][c];
-            AT(w + o * width + d + c * LANES) -= ball.lr * mixed[o][c];
+            long i = o * at.width + d + c * LANES;
+            vec way = mixed[o][c];
+            if (ball.nesterov) way += ball.momentum * (way - AT(at.v + i));
+            AT(at.v + i) = mixed[o][c];
+            AT(at.w + i) -= ball.lr * way;
         }
 }
 
-/* A step of a weight and its velocity, in place: v <- momentum v + dz^T x, w <- w - lr v. */
+/* A step of a weight, whose gradient is dz^T x. */
 TARGET static void NAME(step)(
-    float *w, float *v, long width, long units, struct table dz, const float *const *x, long rows, struct ball ball
+    struct rows at, long units, struct table dz, const float *const *x, long count, struct ball ball
 ) {
-    for (; units >= TILE_U; units -= TILE_U, w += TILE_U * width, v += TILE_U * width, dz.at += TILE_U * dz.by_unit)
-        ALONG_ROW(NAME(step_tile), TILE_U, width, w, v, width, dz, x, rows, ball);
+    for (; units >= TILE_U; units -= TILE_U, at = below(at, TILE_U), dz.at += TILE_U * dz.by_unit)
+        ALONG_ROW(NAME(step_tile), TILE_U, at.width, at, dz, x, count, ball);
     switch (units) {
-        case 1: ALONG_ROW(NAME(step_tile), 1, width, w, v, width, dz, x, rows, ball); break;
-        case 2: ALONG_ROW(NAME(step_tile), 2, width, w, v, width, dz, x, rows, ball); break;
-        case 3: ALONG_ROW(NAME(step_tile), 3, width, w, v, width, dz, x, rows, ball); break;
-        case 4: ALONG_ROW(NAME(step_tile), 4, width, w, v, width, dz, x, rows, ball); break;
+        case 1: ALONG_ROW(NAME(step_tile), 1, at.width, at, dz, x, count, ball); break;
+        case 2: ALONG_ROW(NAME(step_tile), 2, at.width, at, dz, x, count, ball); break;
+        case 3: ALONG_ROW(NAME(step_tile), 3, at.width, at, dz, x, count, ball); break;
+        case 4: ALONG_ROW(NAME(step_tile), 4, at.width, at, dz, x, count, ball); break;
+    }
+}
+
+/* A step of a bias, whose gradient is the sum of dz over the examples. */
+TARGET static void NAME(step_bias)(struct rows at, long units, struct table dz, long count, struct ball ball) {
+    for (long u = 0; u < units; u++) {
+        float way = ball.decay * at.w[u] + ball.pull * (at.w[u] - at.start[u]) + (at.shift ? at.shift[u] : 0.0f);
+        for (long s = 0; s < count; s++) way += dz.at[u * dz.by_unit + s * dz.by_row];
+        at.v[u] = ball.momentum * at.v[u] + way;
+        at.w[u] -= ball.lr * (ball.nesterov ? way + ball.momentum * at.v[u] : at.v[u]);
     }
 }
 
@@ -179,9 +199,12 @@ TARGET static void NAME(back)(
         ALONG_ROW(NAME(back_tile), 1, width, w, units, dz, h, below, width, relu);
 }
 
-/* The mean cross entropy of a minibatch: outputs z become the gradient by them; gives the sum over the examples. */
-TARGET static double NAME(cross_entropy)(struct table z, long units, const float *bias, const int64_t *labels, long rows) {
-    float share = 1.0f / rows;
+/* The mean cross entropy of a minibatch: outputs z become the gradient by them times a factor; gives the sum over the
+   examples. */
+TARGET static double NAME(cross_entropy)(
+    struct table z, long units, const float *bias, const int64_t *labels, long rows, float factor
+) {
+    float share = factor / rows;
     double total = 0.0;
     for (long s = 0; s < rows; s += LANES) {
         float at_label[LANES], *at = z.at + s;

@@ -20,9 +20,9 @@ from fedmomentum.clients.dual import dual
 from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.fused import HeavyBall, heavy_ball
 from fedmomentum.clients.groups import Group, Groups, Stage
-from fedmomentum.clients.local import LocalUpdate, Place
+from fedmomentum.clients.local import Drift, LocalUpdate, Place
 from fedmomentum.clients.looped import FULL_BATCH
-from fedmomentum.clients.native import Batches, native
+from fedmomentum.clients.native import Batches, Step, native
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.precision import layers, wide
 from fedmomentum.clients.rules import own_noise
@@ -52,12 +52,13 @@ class StackedTrainer:
         self._lr = float(spec.optimizer["lr"])
         self._gradients: Gradients = dense_gradients(network.module) or vmap(grad_and_value(self._loss))
         self._ball = heavy_ball(spec)
-        self._layers = read_layers(network.module) if self._ball is not None else None
+        dense = read_layers(network.module) if self._ball is not None else None
+        self._layers = dense if self._ball is not None and self._ball.plain else None
         # the dual form writes out the gradient of the cross entropy
         self._dual = None if examples.data.numbers else dual(network.module, self._layers)
         size = sum(p.numel() * p.element_size() for p in network.params.values())
         usual = not examples.data.numbers and examples.data.x.dtype == np.float32
-        self._native = native(spec, network.module, self._layers) if usual else None
+        self._native = native(spec, network.module, dense) if usual else None
         self._groups = Groups(spec, examples, self._dual, self._native, size)
         self._classes = spec.model.classes
         self._local: tuple[float, LocalUpdate] | None = None
@@ -109,7 +110,7 @@ class StackedTrainer:
         """Train clients by compiled code; False where one of them has numbers that are not finite."""
         assert self._ball is not None and self._native is not None
         lr = self._lr * factor
-        end = self._native.mean(records[ARRAYS], batches, lr * self._ball.scale, self._ball.momentum)
+        end = self._native.mean(records[ARRAYS], batches, Step.of(self._ball, lr))
         if end is None:
             return False
         mean, loss_K = end
@@ -182,31 +183,39 @@ class StackedTrainer:
         if local.begin is not None:
             first_K, state_K = local.begin(anchor_K, state_K, place)
             params_K = {name: x.clone() for name, x in first_K.items()}
-        if fused and self._layers is not None and self._ball is not None:
-            mean_K = self._each_in_c(params_K, state_K, x, y, rows, place.lr)
-            if mean_K is None:
-                mean_K = self._fused(self._layers, self._ball, params_K, state_K, x, y, stacked, place.lr)
-            if "step" in state_K:
-                count = state_K["step"]["count"]
-                state_K["step"] = {"count": count + torch.from_numpy(stacked.steps).to(count.device)}
+        found = self._each_in_c(anchor, state_K, x, y, rows, place, local)
+        if found is not None:
+            params_K, mean_K = found
+        elif fused and self._layers is not None and self._ball is not None:
+            mean_K = self._fused(self._layers, self._ball, params_K, state_K, x, y, stacked, place.lr)
         else:
-            loss_K, state_K = self._steps(params_K, state_K, x, y, stacked, place, local)
-            mean_K = (loss_K / stacked.frame.seen_K).tolist()
+            mean_K, state_K = self._steps(params_K, state_K, x, y, stacked, place, local)
         self._collect(collector, group, params_K, state_K, place, stacked.steps, mean_K, local)
 
     def _each_in_c(
-        self, params_K: Tree, state_K: State, x: Tensor, y: Tensor, rows: Sequence[NDArray[np.int64]], lr: float
-    ) -> list[float] | None:
-        """Take every step of a dense network by a heavy ball in compiled code, in place; give the mean losses.
+        self,
+        anchor: Tree,
+        state_K: State,
+        x: Tensor,
+        y: Tensor,
+        rows: Sequence[NDArray[np.int64]],
+        place: Place,
+        local: LocalUpdate,
+    ) -> tuple[Tree, list[float]] | None:
+        """Take every step in compiled code; give where clients end, and their mean losses.
 
-        None where that is not the fastest form, or cannot be.
+        None where that is not the fastest form, or there is none; else the state of their rule is as it ends.
         """
-        if self._native is None or self._ball is None or not self._native.pays(rows[0].shape[1]):
+        if self._native is None or self._ball is None or not local.affine or not self._native.pays(rows[0].shape[1]):
             return None
         zeros = torch.zeros(len(rows), dtype=torch.float64)
         batches = Batches.of(x, y, np.zeros(len(rows), np.int64), zeros).with_plans(rows)
-        lr_step = lr * self._ball.scale
-        return self._native.each(params_K, state_K.get("velocity"), batches, lr_step, self._ball.momentum)
+        drift = Drift() if local.drift is None else local.drift(place)
+        step = Step.of(self._ball, place.lr, drift)
+        found = self._native.each(anchor, state_K.get("velocity"), drift.shift, batches, step)
+        if found is not None:
+            _count(state_K, [len(plan) for plan in rows])
+        return found
 
     def _fused(
         self,
@@ -232,8 +241,9 @@ class StackedTrainer:
             lr_step = lr * ball.scale
             loss = momentum_step(layers, here, v, xb, goals.at(step, active), lr_step, ball.momentum)
             loss_K[:active].addcmul_(loss, size_SK[step, :active])
-        mean: list[float] = (loss_K / stacked.frame.seen_K).tolist()
-        return mean
+        _count(state_K, stacked.steps)
+        mean_K: list[float] = (loss_K / stacked.frame.seen_K).tolist()
+        return mean_K
 
     def _steps(
         self,
@@ -244,8 +254,8 @@ class StackedTrainer:
         stacked: StackedPlan,
         place: Place,
         local: LocalUpdate,
-    ) -> tuple[Tensor, State]:
-        """Take every step by any rule and method, parameters in place; give the sums of the losses, and the state."""
+    ) -> tuple[list[float], State]:
+        """Take every step by any rule and method, parameters in place; give the mean losses, and the state."""
         loss_K = torch.zeros(len(stacked.steps), device=x.device)
         for step in range(int(stacked.steps[0])):
             active = stacked.active[step]
@@ -268,7 +278,8 @@ class StackedTrainer:
             for name, update in updates.items():
                 here[name].add_(update)
             state_K = state if active == len(stacked.steps) else _replace_first(state_K, state, active)
-        return loss_K, state_K
+        mean_K: list[float] = (loss_K / stacked.frame.seen_K).tolist()
+        return mean_K, state_K
 
     def gradients(self, task: BlockTask, records: Records, examples: Examples) -> Collector:
         """Give the gradient of every client's whole loss at the global model."""
@@ -340,6 +351,13 @@ class StackedTrainer:
 def _metrics(loss_K: list[float], steps_K: list[float], lr: float) -> dict[str, list[float]]:
     """Give what clients report, as columns."""
     return {"train_loss": loss_K, "steps": steps_K, "lr": [lr] * len(steps_K)}
+
+
+def _count(state_K: State, steps: Sequence[int] | NDArray[np.int64]) -> None:
+    """Count steps that a rule did not take itself."""
+    if "step" in state_K:
+        count = state_K["step"]["count"]
+        state_K["step"] = {"count": count + torch.as_tensor(steps).to(count.device)}
 
 
 def _first(tree: Mapping[str, Tensor], active: int) -> Tree:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
@@ -12,8 +14,10 @@ from fedmomentum.clients.dense import Layer, dense_gradients, read_layers
 from fedmomentum.clients.dual import EXAMPLES_PER_UNIT, LEAST_UNITS, MOST_PASSES, dual
 from fedmomentum.clients.fused import fused_sgd, heavy_ball
 from fedmomentum.clients.gram import most_kept
+from fedmomentum.clients.methods import make_local
 from fedmomentum.clients.native import native
 from fedmomentum.clients.network import Network
+from fedmomentum.clients.rules import make_client_rule
 from fedmomentum.clients.spec import ClientSpec, Vectorize
 from fedmomentum.errors import UserError
 
@@ -99,24 +103,27 @@ def _training_path(network: Network, spec: ClientSpec, sizes: NDArray[np.integer
         return f"{gradients}, torch's fused SGD" if fused else f"{gradients}, the rule itself"
     if dense_gradients(module) is None:
         return "vmap of autograd"
-    if heavy_ball(spec) is None:
+    layers, ball = read_layers(module), heavy_ball(spec)
+    if ball is None:
         return "batched products, the rule itself"
-    layers = read_layers(module)
-    words = _stacked_path(spec, module, layers, sizes, numbers=numbers)
-    in_c = None if numbers or spec.method != "local_sgd" else native(spec, module, layers)
+    words = (
+        _stacked_path(spec, module, layers, sizes, numbers=numbers)
+        if ball.plain
+        else "batched products, the rule itself"
+    )
+    local = make_local(spec.method, make_client_rule(spec.optimizer["name"], **hyper), **spec.method_options)
+    in_c = native(spec, module, layers) if local.affine and spec.adapt is None and not numbers else None
     if in_c is None or in_c.least_batch is None:
         return words
-    return (
-        "compiled code" if in_c.least_batch <= 1 else f"compiled code for batches of {in_c.least_batch}; else {words}"
-    )
+    least = in_c.least_batch
+    return "compiled code" if least == 1 else f"compiled code for batches of at least {least}; smaller ones: {words}"
 
 
 def _stacked_path(
-    spec: ClientSpec, module: nn.Module, layers: list[Layer] | None, sizes: NDArray[np.integer], *, numbers: bool
+    spec: ClientSpec, module: nn.Module, layers: Sequence[Layer] | None, sizes: NDArray[np.integer], *, numbers: bool
 ) -> str:
     words = "batched products with the momentum built in"
-    plain = spec.method == "local_sgd" and not spec.keep_state and not numbers
-    form = dual(module, layers) if plain else None
+    form = dual(module, layers) if spec.method == "local_sgd" and not spec.keep_state and not numbers else None
     if form is None:
         return words
     if most := most_kept(sizes, form.units, spec.gram_memory):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
@@ -71,9 +72,17 @@ class Streams:
         Example:
             >>> batches.along("client", [7, 9], round=3)
         """
-        before, after = _text(self._seed, self._name, others | {coordinate: _MARK}).split(f"={_MARK}")
+        for digest in self._digests(coordinate, values, others):
+            yield self._begin(digest)
+
+    def keys(self, coordinate: str, values: Iterable[int], **others: int) -> NDArray[np.uint64]:
+        """Give the keys of Philox of the streams that :meth:`along` goes along, ``[streams, 2]``."""
+        return np.frombuffer(b"".join(self._digests(coordinate, values, others)), "<u8").reshape(-1, 2)
+
+    def _digests(self, coordinate: str, values: Iterable[int], others: Mapping[str, int]) -> Iterator[bytes]:
+        before, after = _text(self._seed, self._name, {**others, coordinate: _MARK}).split(f"={_MARK}")
         for value in values:
-            yield self._begin(_hash(f"{before}={int(value)}{after}"))
+            yield _hash(f"{before}={int(value)}{after}")
 
     def _begin(self, digest: bytes) -> np.random.Generator:
         self._start["state"]["key"] = np.frombuffer(digest, "<u8")

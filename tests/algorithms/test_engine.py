@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from fedmomentum.clients.app import client_app
+from fedmomentum.clients.library import available
+from fedmomentum.clients.native import Native
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.worker import Worker
 from fedmomentum.simulation.executor import InlineExecutor
@@ -108,11 +110,31 @@ class StackedOnly(Worker):
         self._loop = None
 
 
+COMPILED = {
+    *(
+        "fedavg, uniform",
+        "fedprox",
+        "slowmo",
+        "fedgm",
+        "fedexp",
+        "scaffold",
+        "scaffold, momentum",
+        "scaffold, examples",
+    ),
+    *("fedcm", "feddyn", "fednova", "fedadc", "fedsghmc", "fedsghmc, mean"),
+}
+"""Whose rule is a heavy ball on the gradient, or on what is an affine function of it."""
+
+
 @pytest.mark.parametrize("case", ALGORITHMS)
-def test_stacked_and_in_turn_and_by_message(case):
+def test_stacked_and_in_turn_and_by_message(case, monkeypatch):
     stacked = simulate(case, make=StackedOnly, vectorize="on")
     in_turn = simulate(case, vectorize="off")
     close(stacked, in_turn)
+    seen, run = [], Native._run
+    monkeypatch.setattr(Native, "_run", lambda *args, **kwargs: (seen.append(1), run(*args, **kwargs))[1])
+    close(simulate(case, make=StackedOnly, vectorize="on", native=available()), in_turn)
+    assert bool(seen) == (available() and case in COMPILED)
     close(simulate(case, vectorize="off", block_size=1), in_turn, 1e-6)
     strategy, wanted = both_halves(case, vectorize="off")
     app = client_app(wanted, federation())

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from fedmomentum.clients import batches
 from fedmomentum.clients.batches import plan, plans
+from fedmomentum.clients.library import available
 from fedmomentum.streams import Streams, stream
 
 from .federation import spec
@@ -78,3 +82,25 @@ def test_plans_of_many_clients_are_those_of_each():
         np.testing.assert_array_equal(found[client], plan(wanted, n, round=2, client=client, effort=part))
     whole = plans(wanted, counts, Streams(wanted.seed, "batches"), round=2)
     np.testing.assert_array_equal(whole[9], plan(wanted, 30, round=2, client=9))
+
+
+@pytest.mark.skipif(not available(), reason="the package was installed without a C compiler")
+@settings(max_examples=30, deadline=None)
+@given(
+    counts=st.dictionaries(st.integers(0, 2**40), st.integers(1, 300), min_size=1, max_size=8),
+    epochs=st.integers(1, 3),
+    batch=st.one_of(st.none(), st.integers(1, 40)),
+    seed=st.integers(0, 2**40),
+)
+def test_compiled_permutations_are_those_of_numpy(counts, epochs, batch, seed):
+    wanted = spec(epochs=epochs, batch_size=batch, seed=seed)
+    compiled = plans(wanted, counts, Streams(seed, "batches"), round=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "library", lambda: None)
+        drawn = plans(wanted, counts, Streams(seed, "batches"), round=3)
+    assert list(compiled) == list(drawn) == list(counts)
+    for client, n in counts.items():
+        np.testing.assert_array_equal(compiled[client], drawn[client])
+        rng = stream(seed, "batches", client=client, round=3)
+        for rows in np.split(compiled[client], epochs):
+            np.testing.assert_array_equal(rows[rows >= 0], rng.permutation(n))

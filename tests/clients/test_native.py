@@ -15,18 +15,31 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedmomentum.clients import library as compiled
-from fedmomentum.clients import native, network
+from fedmomentum.clients import methods, native, network
 from fedmomentum.clients.dense import read_layers
+from fedmomentum.clients.local import Drift, LocalUpdate, drifting
+from fedmomentum.clients.network import Network
 from fedmomentum.clients.worker import Worker
 from fedmomentum.errors import UserError
 
-from .federation import federation, records, spec, train_task
+from .federation import SIZES, federation, records, spec, train_task
 from .test_dual import RULES, agree
 
 if not compiled.available() and not any(map(shutil.which, ("cc", "gcc", "clang"))):
     pytest.skip("the package was installed without a C compiler", allow_module_level=True)
 
 LANES = [lanes for lanes in (4, 8, 16) if lanes <= compiled.library().native_lanes()]
+
+
+BALL = {"name": "heavy_ball", "lr": 0.1, "momentum": 0.9}
+STEPS = [
+    *RULES,
+    {"name": "sgd", "lr": 0.1, "weight_decay": 0.2},
+    BALL | {"weight_decay": 0.2},
+    {"name": "ema", "lr": 0.3, "momentum": 0.8, "weight_decay": 0.2},
+    {"name": "nesterov", "lr": 0.1, "momentum": 0.7},
+    {"name": "nesterov", "lr": 0.1, "momentum": 0.7, "weight_decay": 0.2},
+]
 
 
 class _Narrow:
@@ -84,7 +97,7 @@ def agree_on_each(found, plain, tolerance=2e-6):
     work=st.one_of(
         st.fixed_dictionaries({"epochs": st.integers(1, 3)}), st.fixed_dictionaries({"steps": st.integers(1, 9)})
     ),
-    rule=st.sampled_from(RULES),
+    rule=st.sampled_from(STEPS),
     uniform=st.booleans(),
     late=st.booleans(),
     each=st.booleans(),
@@ -126,9 +139,10 @@ def test_far_outputs_have_the_right_loss(always, hidden):
     agree(found, plain, 1e-5)
 
 
-def test_velocities_live_on(always):
+@pytest.mark.parametrize("rule", [BALL, {"name": "nesterov", "lr": 0.05, "momentum": 0.7, "weight_decay": 0.2}])
+def test_velocities_live_on(always, rule):
     """Round after round from where its velocity was, as the plain loop."""
-    data, wanted_of = federation(), partial(spec, keep_state=True, optimizer=RULES[1], epochs=2)
+    data, wanted_of = federation(), partial(spec, keep_state=True, optimizer=rule, epochs=2)
     ways = [wanted_of(vectorize="on", native=True), wanted_of(vectorize="off")]
     workers, memory = [Worker(wanted, data) for wanted in ways], [{}, {}]
     for number in (1, 2, 3):
@@ -143,14 +157,46 @@ def test_velocities_live_on(always):
     assert always == [True] * 3
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    scale=st.sampled_from([1.0, 0.3]),
+    pull=st.sampled_from([0.0, 0.7]),
+    shifted=st.booleans(),
+    rule=st.sampled_from([rule for rule in STEPS if rule["name"] != "ema"]),
+    hidden=st.sampled_from([[], [7], [5, 18]]),
+    lanes=st.sampled_from(LANES),
+)
+def test_drifts_are_those_of_the_plain_loop(scale, pull, shifted, rule, hidden, lanes):
+    """Any ``scale g + pull (y - x) + shift``, the shift another one for each client."""
+    torch.manual_seed(0)
+
+    def method(rule):
+        def drift(place):
+            return Drift(scale, pull, {n: x * x for n, x in place.memory["own"].items()} if shifted else None)
+
+        finish = lambda params, state, place: ({}, {"own": place.memory["own"]})  # noqa: E731
+        return LocalUpdate(rule, finish=finish, remember=lambda params: {"own": params}, **drifting(drift))
+
+    wanted_of = partial(spec, options={"hidden": hidden}, optimizer=rule, epochs=2, method="of this test")
+    like = Network(wanted_of().model).tree()
+    memory = {k: {"own": {n: torch.randn_like(x) for n, x in like.items()}} for k in range(len(SIZES))}
+    with pytest.MonkeyPatch.context() as patch:
+        seen = everywhere(patch)
+        patch.setattr(methods, "LOCAL_UPDATES", {"of this test": method})
+        patch.setattr(native, "library", lambda: _Narrow(lanes))
+        agree_on_each(*both(wanted_of, federation(), train_task(memory=memory)), tolerance=1e-5)
+    assert seen == [True]
+
+
 @pytest.mark.parametrize(
     ("settings", "task"),
     [
-        ({"optimizer": {"name": "nesterov", "lr": 0.1, "momentum": 0.9}}, {}),
-        ({"optimizer": {"name": "heavy_ball", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}}, {}),
+        ({"optimizer": BALL | {"dampening": 0.1}}, {}),
+        ({"optimizer": BALL | {"weight_decay": 0.1, "decay": "decoupled"}}, {}),
+        ({"optimizer": {"name": "ema", "lr": 0.1}, "keep_state": True}, {}),
         ({"optimizer": {"name": "adam", "lr": 0.01}}, {}),
         ({"clip_norm": 0.1}, {}),
-        ({"method": "fedprox", "method_options": {"mu": 0.1}}, {"reduce": False}),
+        ({"method": "mimelite"}, {"reduce": False}),
         ({"native": False}, {}),
     ],
 )

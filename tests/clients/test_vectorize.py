@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from torch import nn
 
+from fedmomentum.clients.library import available
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.vectorize import STACK_LIMIT, choose, training_path
 from fedmomentum.errors import UserError
@@ -50,6 +53,28 @@ IMAGE = {"options": {}, "shape": (1, 12, 12)}
 def test_the_path_in_words(model, settings, words):
     wanted = spec(model, **settings)
     assert training_path(Network(wanted.model), wanted, np.array(SIZES)).endswith(words)
+
+
+@pytest.mark.skipif(not available(), reason="the package was installed without a C compiler")
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "compiled code"),
+        ({"optimizer": {"name": "nesterov", "lr": 0.1, "weight_decay": 0.1}, "keep_state": True}, "compiled code"),
+        ({"method": "scaffold", "optimizer": {"name": "sgd", "lr": 0.1}}, "compiled code"),
+        ({"method": "mimelite"}, "batched products with the momentum built in"),
+        ({"optimizer": ADAM}, "batched products, the rule itself"),
+        ({"options": {"hidden": [1000]}}, "compiled code for batches of at least 3; smaller ones: .* products kept"),
+        (
+            {"options": {"hidden": [1000]}, "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 0.1}},
+            "compiled code for batches of at least 3; smaller ones: batched products, the rule itself",
+        ),
+        ({"options": {"hidden": [8000]}}, "batched products with the momentum built in; .* products kept"),
+    ],
+)
+def test_compiled_code_in_words(settings, words):
+    wanted = spec("mlp", native=True, **settings)
+    assert re.fullmatch(words, training_path(Network(wanted.model), wanted, np.array(SIZES)))
 
 
 def test_what_is_trained_on_numbers_has_no_dual_form():

@@ -14,6 +14,7 @@ from flwr.serverapp import strategy as stock
 from fedmomentum import strategies as ours
 from fedmomentum.clients import fold
 from fedmomentum.clients.app import client_app
+from fedmomentum.clients.library import available
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.worker import Worker
 from fedmomentum.simulation.executor import InlineExecutor, Lost
@@ -110,9 +111,9 @@ def test_a_large_model_is_folded_to_the_same_bits_by_any_number_of_workers(monke
     assert runs[0].rows[-1]["replies"] == len(SIZES)
 
 
-@pytest.mark.parametrize("hidden", [8, 64])  # 64: the first layer is in dual form
-def test_arrival_order_and_retries_do_not_change_a_bit(hidden):
-    wanted, data = spec(options={"hidden": [hidden]}), federation()
+@pytest.mark.parametrize(("hidden", "native"), [(8, False), (64, False), (8, available())])  # 64: in dual form
+def test_arrival_order_and_retries_do_not_change_a_bit(hidden, native):
+    wanted, data = spec(options={"hidden": [hidden]}, native=native), federation()
     shuffled = Shuffled(partial(Worker, wanted), data)
     options = {"wanted": wanted, "data": data, "grid_options": {"block_size": 2}}
     same(simulate(fedavgm(), **options), simulate(fedavgm(), executor=shuffled, **options))
@@ -205,7 +206,7 @@ def test_compiled_code_has_the_same_bits_wherever_it_runs(local_ray, workers):
     from fedmomentum.simulation.ray_executor import RayExecutor
 
     sizes, shape = (16, 16, 9, 16, 16, 3), (1, 8, 8)
-    wanted = spec(vectorize="on", shape=shape, native=True)
+    wanted = spec(vectorize="on", shape=shape, native=available())
     data = federation(sizes, shape=shape)
     rounds = {"rounds": 4, "grid_options": {"block_size": 2}}
     executor = RayExecutor(partial(Worker, wanted), data, workers=workers)
