@@ -91,7 +91,15 @@ def _cached(client: int) -> tuple:
     return _CACHE[client]
 
 
-def ours(model: str, rounds: int, *, engine: str, workers: int = 2, precision: str = "float32") -> Ends:
+def ours(
+    model: str,
+    rounds: int,
+    *,
+    engine: str,
+    workers: int = 2,
+    precision: str = "float32",
+    compiled: bool = True,
+) -> Ends:
     """Our engine under our FedAvg, through the same round loop that scenarios use.
 
     With Ray this process runs blocks until the actors are there, as a run of a scenario does. Rounds go on until so
@@ -105,6 +113,7 @@ def ours(model: str, rounds: int, *, engine: str, workers: int = 2, precision: s
 
     actors, settings = Actors(), Engine(name=engine, workers=workers)
     actors.start(settings)
+    from fedmomentum.clients.library import available
     from fedmomentum.clients.network import Network
     from fedmomentum.clients.spec import ClientSpec, ModelSpec
     from fedmomentum.clients.worker import Worker
@@ -125,6 +134,7 @@ def ours(model: str, rounds: int, *, engine: str, workers: int = 2, precision: s
         optimizer={"name": "heavy_ball", "lr": LR, "momentum": MOMENTUM},
         batch_size=BATCH,
         precision=precision,
+        native=compiled and available(),
     )
     make = partial(Worker, spec)
 
@@ -186,6 +196,7 @@ COLUMNS: dict[str, Callable[[str, int], Ends]] = {
     "fedmomentum, Ray, 2 actors": partial(ours, engine="ray"),
     "fedmomentum, Ray, 2 actors, bf16": partial(ours, engine="ray", precision="bf16"),
     "fedmomentum, inline": partial(ours, engine="inline"),
+    "fedmomentum, Ray, 2 actors, no compiled code": partial(ours, engine="ray", compiled=False),
 }
 
 

@@ -254,13 +254,18 @@ def _workload(clients: int) -> FederatedData:
     return arrange(FederatedData.build(dataset, Partition(np.arange(len(y)), np.arange(clients + 1) * EXAMPLES)))
 
 
-def _block(model: str, data: FederatedData, precision: str = "float32") -> Callable[[], object]:
+def _block(model: str, data: FederatedData, precision: str = "float32", *, native: bool = True) -> Callable[[], object]:
     """Give what trains all clients of workload W in one block."""
-    return _rounds(model, data, [range(data.clients)], precision)
+    return _rounds(model, data, [range(data.clients)], precision, native=native)
 
 
 def _rounds(
-    model: str, data: FederatedData, cohorts: Sequence[Sequence[int]], precision: str = "float32"
+    model: str,
+    data: FederatedData,
+    cohorts: Sequence[Sequence[int]],
+    precision: str = "float32",
+    *,
+    native: bool = True,
 ) -> Callable[[], object]:
     """Give what trains cohorts of workload W one after another, each in one block."""
     spec = ClientSpec(
@@ -268,6 +273,7 @@ def _rounds(
         optimizer={"name": "heavy_ball", "lr": LR, "momentum": MOMENTUM},
         batch_size=BATCH,
         precision=precision,  # type: ignore[arg-type]
+        native=native and available(),
     )
     worker = Worker(spec, data)
     sent = {"arrays": to_arrays(worker.network.tree())}
@@ -300,25 +306,37 @@ def scattered(repeats: int) -> None:
 
 
 def worker_parts(repeats: int) -> None:
-    """What a worker needs for a block of 50 clients, workload W: the products with all inputs, and the rest."""
-    print("| model | block ms | two products ms | the rest ms |\n|---|---|---|---|")
-    data, spent, product = _workload(50), [0.0], linear
+    """What a worker needs for a block of 50 clients, workload W, and how much of it are the large computations.
 
-    def counted(*operands: Any) -> torch.Tensor:
-        began = time.process_time()
-        result = product(*operands)
-        spent[0] += time.process_time() - began
-        return result
+    In compiled code that is the one call; without it, the two products with all inputs.
+    """
+    print("| model | compiled code | block ms | large computations ms | the rest ms |\n|---|---|---|---|---|")
+    data, spent = _workload(50), [0.0]
+
+    def counted(work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*operands: Any, **options: Any) -> Any:
+            began = time.process_time()
+            result = work(*operands, **options)
+            spent[0] += time.process_time() - began
+            return result
+
+        return call
 
     for model in ("lin", "mlp"):
-        block, found = _block(model, data), []
-        with mock.patch("fedmomentum.clients.linear.linear", counted):
-            for _ in range(10 * repeats):
-                spent[0], began = 0.0, time.process_time()
-                block()
-                found.append((1e3 * (time.process_time() - began), 1e3 * spent[0]))
-        whole, both = np.median(found, axis=0)
-        print(f"| {model} | {whole:.2f} | {both:.2f} | {whole - both:.2f} |", flush=True)
+        for native in (True, False)[not available() :]:
+            block, found = _block(model, data, native=native), []
+            with (
+                mock.patch("fedmomentum.clients.linear.linear", counted(linear)),
+                mock.patch.object(in_c.Native, "_run", counted(in_c.Native._run)),
+            ):
+                for _ in range(10 * repeats):
+                    spent[0], began = 0.0, time.process_time()
+                    block()
+                    found.append((1e3 * (time.process_time() - began), 1e3 * spent[0]))
+            whole, both = np.median(found, axis=0)
+            print(
+                f"| {model} | {'yes' if native else 'no'} | {whole:.2f} | {both:.2f} | {whole - both:.2f} |", flush=True
+            )
 
 
 def compiled(repeats: int) -> None:

@@ -128,15 +128,16 @@ INLINE void NAME(mix)(
     } while (0)
 
 INLINE void NAME(step_tile)(
-    const int O, const int C, long d, struct rows at, struct table dz, const float *const *x, long count, struct ball ball
+    const int O, const int C, long d, const bool PLAIN, struct rows at, struct table dz, const float *const *x, long count,
+    struct ball ball
 ) {
     vec mixed[TILE_U][TILE_S];
     for (int o = 0; o < O; o++)
         for (int c = 0; c < C; c++) {
             long i = o * at.width + d + c * LANES;
             mixed[o][c] = ball.momentum * AT(at.v + i);
-            if (ball.decay != 0.0f) mixed[o][c] += ball.decay * AT(at.w + i);
-            if (ball.pull != 0.0f) mixed[o][c] += ball.pull * (AT(at.w + i) - AT(at.start + i));
+            if (PLAIN) continue;
+            mixed[o][c] += ball.decay * AT(at.w + i) + ball.pull * (AT(at.w + i) - AT(at.start + i));
             if (at.shift) mixed[o][c] += AT(at.shift + i);
         }
     NAME(mix)(O, C, mixed, dz.at, dz.by_unit, dz.by_row, x, count, d);
@@ -144,24 +145,34 @@ INLINE void NAME(step_tile)(
         for (int c = 0; c < C; c++) {
             long i = o * at.width + d + c * LANES;
             vec way = mixed[o][c];
-            if (ball.nesterov) way += ball.momentum * (way - AT(at.v + i));
+            if (!PLAIN && ball.nesterov) way += ball.momentum * (way - AT(at.v + i));
             AT(at.v + i) = mixed[o][c];
             AT(at.w + i) -= ball.lr * way;
         }
+}
+
+INLINE void NAME(step_units)(
+    const bool PLAIN, struct rows at, long units, struct table dz, const float *const *x, long count, struct ball ball
+) {
+    for (; units >= TILE_U; units -= TILE_U, at = below(at, TILE_U), dz.at += TILE_U * dz.by_unit)
+        ALONG_ROW(NAME(step_tile), TILE_U, at.width, PLAIN, at, dz, x, count, ball);
+    switch (units) {
+        case 1: ALONG_ROW(NAME(step_tile), 1, at.width, PLAIN, at, dz, x, count, ball); break;
+        case 2: ALONG_ROW(NAME(step_tile), 2, at.width, PLAIN, at, dz, x, count, ball); break;
+        case 3: ALONG_ROW(NAME(step_tile), 3, at.width, PLAIN, at, dz, x, count, ball); break;
+        case 4: ALONG_ROW(NAME(step_tile), 4, at.width, PLAIN, at, dz, x, count, ball); break;
+    }
 }
 
 /* A step of a weight, whose gradient is dz^T x. */
 TARGET static void NAME(step)(
     struct rows at, long units, struct table dz, const float *const *x, long count, struct ball ball
 ) {
-    for (; units >= TILE_U; units -= TILE_U, at = below(at, TILE_U), dz.at += TILE_U * dz.by_unit)
-        ALONG_ROW(NAME(step_tile), TILE_U, at.width, at, dz, x, count, ball);
-    switch (units) {
-        case 1: ALONG_ROW(NAME(step_tile), 1, at.width, at, dz, x, count, ball); break;
-        case 2: ALONG_ROW(NAME(step_tile), 2, at.width, at, dz, x, count, ball); break;
-        case 3: ALONG_ROW(NAME(step_tile), 3, at.width, at, dz, x, count, ball); break;
-        case 4: ALONG_ROW(NAME(step_tile), 4, at.width, at, dz, x, count, ball); break;
-    }
+    bool plain = ball.decay == 0.0f && ball.pull == 0.0f && !at.shift && !ball.nesterov;
+    if (plain)
+        NAME(step_units)(true, at, units, dz, x, count, ball);
+    else
+        NAME(step_units)(false, at, units, dz, x, count, ball);
 }
 
 /* A step of a bias, whose gradient is the sum of dz over the examples. */

@@ -118,7 +118,7 @@ def _admit(node: int, content: RecordDict, expected: Expected) -> Reply:
 
 
 def _only_metrics(content: RecordDict) -> MetricRecord:
-    found = [record for record in content.values() if isinstance(record, MetricRecord)]
+    found = list(records.of_kind(content, MetricRecord).values())
     if len(found) != 1:
         raise _RejectedError(f"{len(found)} MetricRecords where one is expected")
     return found[0]

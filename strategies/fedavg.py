@@ -157,7 +157,7 @@ class FedAvg(Settings):
         nodes = wait_for_nodes(grid, needed, self.node_timeout)
         self.population, self._asked = len(nodes), choose(cohort, now, nodes)
 
-        told = {**config, protocol.SERVER_ROUND: now, protocol.REDUCTION: self._reduction(config)}
+        told = {**dict(config.items()), protocol.SERVER_ROUND: now, protocol.REDUCTION: self._reduction(config)}
         if self.buffers is not None:
             told[protocol.BUFFERS] = "\n".join(sorted(self.buffers))
         if self.weighting == protocol.UNIFORM:

@@ -169,7 +169,7 @@ def keeping(record: Record, entries: Late[Any]) -> Record:
 
 def _read_only(numbers: NDArray[Any]) -> NDArray[Any]:
     out = numbers.view()
-    out.flags.writeable = False
+    out.setflags(write=False)
     return out
 
 
@@ -256,7 +256,8 @@ def filled(record: Record, entries: Mapping[str, Any]) -> Record:
 
 def of_kind(content: RecordDict, kind: type[Record]) -> dict[str, Record]:
     """Give the records of one kind by name; Flower's own views of a content copy it twice."""
-    return {name: record for name, record in content.items() if isinstance(record, kind)}
+    # what isinstance says, but for abstract base classes, as records are, that takes a call in Python
+    return {name: record for name, record in content.items() if kind in type(record).__mro__}  # type: ignore[misc]
 
 
 def _same(held: NDArray[Any], numbers: NDArray[Any]) -> bool:

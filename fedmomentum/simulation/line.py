@@ -94,7 +94,7 @@ class Line:
         end = 0
         for part in parts:
             if (sheet := part.sheet) is None:
-                words.append((part.lengths, end, end + len(part.data)))
+                words.append((part.places, end, end + len(part.data)))
                 body.append(part.data)
                 end += len(part.data)
                 continue
@@ -104,7 +104,7 @@ class Line:
                 if not sheet.once:
                     self._shown.add(sheet.number)
             sheet.lend(self._seat)
-            words.append((len(part.lengths), sheet.number, sheet.size, self._seat, sheet.once, new))
+            words.append((len(part.places), sheet.number, sheet.size, self._seat, sheet.once, new))
         head = pickle.dumps((note, words, tuple(gone), end), 5)
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", files))] if files else []
         try:
@@ -149,8 +149,8 @@ class Line:
         parts: list[Callable[[], Any]] = []
         for word in words:
             if len(word) == 3:
-                lengths, first, last = word
-                parts.append(partial(from_bytes, lengths, body[first:last], own=self._own))
+                places, first, last = word
+                parts.append(partial(from_bytes, places, body[first:last], own=self._own))
                 continue
             pieces, number, size, seat, once, new = word
             reading = Reading(files.pop(0), size, once=once) if new else self._maps[number]

@@ -89,7 +89,8 @@ class Sheet:
 class Packed:
     """An object as pieces, which are its pickle and the buffers of its arrays; they lie in data, or on a sheet."""
 
-    lengths: tuple[int, ...]
+    places: tuple[tuple[int, int], ...]
+    """Where each of them begins and ends."""
     data: bytes = b""
     sheet: Sheet | None = None
 
@@ -136,14 +137,14 @@ class Press:
         lengths = tuple(map(len, pieces))
         places, size = layout(lengths)
         if size <= LIGHT:
-            return Packed(lengths, _joined(pieces, places))
+            return Packed(tuple(places), _joined(pieces, places))
         sheet = self._sheet(lengths)
         index = np.array(lengths, np.uint64)
         begin = 0 if sheet.once else SEATS
         places, _ = layout((index.nbytes, *lengths), begin, paged=sheet.once)
-        for piece, place in zip((index.tobytes(), *pieces), places, strict=True):
+        for piece, (place, _) in zip((index.tobytes(), *pieces), places, strict=True):
             _write(sheet.file, memoryview(piece), place)
-        return Packed(lengths, sheet=sheet)
+        return Packed(tuple(places[1:]), sheet=sheet)
 
     def _sheet(self, lengths: Sequence[int]) -> Sheet:
         """Give a sheet with room for so much, marked as held by this process."""
@@ -191,38 +192,39 @@ class Press:
             os.close(self._sheets.popitem()[1].file)
 
 
-def layout(lengths: Sequence[int], begin: int = 0, *, paged: bool = False) -> tuple[list[int], int]:
-    """Give where pieces of these lengths begin, one behind the other, and where the last one ends.
+def layout(lengths: Sequence[int], begin: int = 0, *, paged: bool = False) -> tuple[list[tuple[int, int]], int]:
+    """Give where pieces of these lengths begin and end, one behind the other, and where the last one ends.
 
     Args:
         lengths: in bytes.
         begin: of the first one.
         paged: whether large pieces begin on a page of their own, so that their memory can go when they do.
     """
-    places, end = [], begin
+    places: list[tuple[int, int]] = []
+    end = begin
     for length in lengths:
         alignment = mmap.PAGESIZE if paged and length >= mmap.PAGESIZE else _LINE
-        end = -(-end // alignment) * alignment
-        places.append(end)
-        end += length
+        first = -(-end // alignment) * alignment
+        end = first + length
+        places.append((first, end))
     return places, end
 
 
-def from_bytes(lengths: Sequence[int], data: memoryview, *, own: bool) -> Any:
-    """Give the object whose pieces lie in bytes as :func:`layout` has it; its arrays get memory of their own.
+def from_bytes(places: Sequence[tuple[int, int]], data: memoryview, *, own: bool) -> Any:
+    """Give the object whose pieces lie in bytes; its arrays get memory of their own.
 
     Args:
-        lengths: of the pieces.
+        places: where each piece begins and ends.
         data: where they lie; may be overwritten afterwards.
         own: whether arrays may be written to.
     """
-    if len(lengths) == 1:
-        return pickle.loads(data[: lengths[0]])
+    if len(places) == 1:
+        return pickle.loads(data)
     space = array("B", bytes(len(data) + _LINE))
     first = -space.buffer_info()[0] % _LINE
     held = memoryview(space)[first : first + len(data)]
     held[:] = data
-    return _unpack(held if own else held.toreadonly(), lengths, layout(lengths)[0])
+    return _unpack(held if own else held.toreadonly(), places)
 
 
 class Reading:
@@ -249,35 +251,35 @@ class Reading:
         lengths = np.frombuffer(self._map, np.uint64, pieces, begin).tolist()
         places = layout((8 * pieces, *lengths), begin, paged=self._once)[0][1:]
         if self._once and own:
-            return lambda: self._piece_by_piece(lengths, places)
+            return lambda: self._piece_by_piece(places)
         root = np.frombuffer(self._map, np.uint8)
         if not self._once:
             _when_gone(root, _leave, self._map, seat)
         held = root.data
-        return lambda: _unpack(held if own else held.toreadonly(), lengths, places)
+        return lambda: _unpack(held if own else held.toreadonly(), places)
 
-    def _piece_by_piece(self, lengths: Sequence[int], places: Sequence[int]) -> Any:
+    def _piece_by_piece(self, places: Sequence[tuple[int, int]]) -> Any:
         views = []
-        for length, place in zip(lengths, places, strict=True):
-            root = np.frombuffer(self._map, np.uint8, length, place)
-            if whole := length // mmap.PAGESIZE * mmap.PAGESIZE:
+        for place, end in places:
+            root = np.frombuffer(self._map, np.uint8, end - place, place)
+            if whole := (end - place) // mmap.PAGESIZE * mmap.PAGESIZE:
                 _when_gone(root, _give_back, self._map, place, whole)
             views.append(root.data)
         return pickle.loads(views[0], buffers=views[1:])
 
 
-def _joined(pieces: Sequence[Any], places: Sequence[int]) -> bytes:
+def _joined(pieces: Sequence[Any], places: Sequence[tuple[int, int]]) -> bytes:
     """Give pieces one behind the other, each at its place."""
     parts: list[Any] = []
-    end = 0
-    for piece, place in zip(pieces, places, strict=True):
-        parts += (bytes(place - end), piece)
-        end = place + len(piece)
+    last = 0
+    for piece, (begin, end) in zip(pieces, places, strict=True):
+        parts += (bytes(begin - last), piece)
+        last = end
     return b"".join(parts)
 
 
-def _unpack(held: memoryview, lengths: Sequence[int], places: Sequence[int]) -> Any:
-    views = [held[place : place + length] for place, length in zip(places, lengths, strict=True)]
+def _unpack(held: memoryview, places: Sequence[tuple[int, int]]) -> Any:
+    views = [held[begin:end] for begin, end in places]
     return pickle.loads(views[0], buffers=views[1:])
 
 
