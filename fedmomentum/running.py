@@ -164,6 +164,8 @@ class Running(Course):
         del start
         listeners = [*self.listeners, Rows(rows)]
         facts = {**federation.facts(), **facts}
+        if first_round > 1:
+            self._tell_of_other_code(folder, str(facts["training"]))
         for listener in listeners:
             listener.start(Start(self.result.name, rounds, first_round, arm.name, facts))
 
@@ -223,6 +225,16 @@ class Running(Course):
             for listener in listeners:
                 with lenient:
                     listener.end(End(status, done, arm.name, message))
+
+    def _tell_of_other_code(self, folder: RunFolder, now: str) -> None:
+        """Warn where a run goes on by another code than it began with: its rounding is another one."""
+        before = (folder.status().get("facts") or {}).get("training", now)
+        if before != now:
+            self.warn(
+                f"{folder.path}: clients were trained by {before}, and from here on by {now}; rounding differs, so "
+                "models are not those of a run that was never stopped. engine.native and engine.gram_memory choose it, "
+                "and compiled code needs a C compiler when fedmomentum is installed."
+            )
 
     def _tell_where(self, facts: Mapping[str, object], folder: RunFolder) -> None:
         """Write down what ran before the workers of an arm were there, and who they are."""

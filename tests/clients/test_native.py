@@ -139,6 +139,30 @@ def test_far_outputs_have_the_right_loss(always, hidden):
     agree(found, plain, 1e-5)
 
 
+def test_layers_without_a_relu_between(always, monkeypatch):
+    layers = [nn.Linear(36, 9), nn.Linear(9, 21), nn.ReLU(), nn.Linear(21, 3)]
+
+    def build(model):
+        torch.manual_seed(1)
+        for layer in layers:
+            getattr(layer, "reset_parameters", list)()
+        return nn.Sequential(nn.Flatten(), *layers)
+
+    monkeypatch.setattr(network, "build", build)
+    wanted_of = partial(spec, optimizer={"name": "heavy_ball", "lr": 0.02, "momentum": 0.5})
+    agree(*both(wanted_of, federation(), train_task(reduce=True)))
+    assert always == [True]
+
+
+def test_a_last_step_out_of_all_numbers_is_seen(always):
+    """Its loss, before the step, was finite."""
+    wanted = spec(vectorize="on", native=True, optimizer={"name": "sgd", "lr": 3e38}, steps=1, epochs=None)
+    data = federation()
+    data.x[:] *= 100.0
+    result = Worker(wanted, data).run(train_task(reduce=True), records(wanted))
+    assert always[0] is False and len(result.failures) == len(SIZES)
+
+
 @pytest.mark.parametrize("rule", [BALL, {"name": "nesterov", "lr": 0.05, "momentum": 0.7, "weight_decay": 0.2}])
 def test_velocities_live_on(always, rule):
     """Round after round from where its velocity was, as the plain loop."""

@@ -205,3 +205,10 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
     assert (whole.folder / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     assert rounds_of(folder) == list(range(151))
     assert not list(folder.rglob("*.tmp*"))
+
+
+def test_other_code_than_a_run_began_with_is_told(tmp_path):
+    short = fm.run(write(tmp_path, rounds=1, engine={"name": "inline", "vectorize": "on"}), out=tmp_path / "runs")
+    assert not fm.resume(short.folder, overrides=["rounds=2"]).warnings
+    other = fm.resume(short.folder, overrides=["rounds=3", "engine.native=false", "engine.gram_memory=0"])
+    assert "and from here on by batched products" in other.warnings[0] and "rounding differs" in other.warnings[0]
