@@ -86,7 +86,7 @@ class Batches:
         """Give the same examples seen by other plans, ``[steps, batch]`` a client."""
         shape = (len(plans), max(len(p) for p in plans), max(p.shape[1] for p in plans))
         if all(p.shape == shape[1:] for p in plans):
-            return replace(self, rows_KSB=np.concatenate(plans).reshape(shape))
+            return replace(self, rows_KSB=np.concatenate(plans, dtype=np.int64).reshape(shape))
         rows_KSB = np.full(shape, -1, np.int64)
         for k, p in enumerate(plans):
             rows_KSB[k, : p.shape[0], : p.shape[1]] = p
@@ -130,7 +130,7 @@ class Native:
             step: what each step takes.
         """
         mean = {name: torch.empty_like(t) for name, t in anchor.items()}
-        found = self._run(anchor, batches, step, mean=mean, shares=_at(batches.share_K))
+        found = self._run(anchor, batches, step, mean=mean, shares=_at(batches.share_K, np.float64))
         return None if found is None else (mean, found)
 
     def each(
@@ -161,19 +161,19 @@ class Native:
         own = {name: {n: _floats(t) for n, t in tree.items()} for name, tree in trees.items() if tree}
         params = {name: _floats(t) for name, t in anchor.items()}
         job = _Job(
-            x=batches.x_RD.data_ptr(),
-            y=batches.y_R.data_ptr(),
-            starts=_at(batches.starts_K),
-            rows=_at(batches.rows_KSB),
+            x=_at(batches.x_RD.numpy(), np.float32),
+            y=_at(batches.y_R.numpy(), np.int64),
+            starts=_at(batches.starts_K, np.int64),
+            rows=_at(batches.rows_KSB, np.int64),
             clients=clients,
             steps=steps,
             batch=batch,
             depth=len(self.layers),
-            widths=_at(self._widths),
-            relu=_at(self._relu),
+            widths=_at(self._widths, np.int64),
+            relu=_at(self._relu, np.uint8),
             params=self._of(params),
             shares=shares,
-            loss=_at(loss_K),
+            loss=_at(loss_K, np.float64),
             step=step,
             **{name: self._of(tree) for name, tree in own.items()},
         )
@@ -198,7 +198,14 @@ def _floats(x: Tensor) -> Tensor:
     return x.to(torch.float32).contiguous()
 
 
-def _at(array: NDArray[Any]) -> int:
+def _at(array: NDArray[Any], kind: type[np.generic]) -> int:
+    """Give the address of numbers, which have to be as C reads them.
+
+    Raises:
+        TypeError: they are of another kind, or do not lie one behind another.
+    """
+    if array.dtype != kind or not array.flags.c_contiguous:
+        raise TypeError(f"compiled code reads {np.dtype(kind)} one behind another, not {array.dtype}")
     return int(array.__array_interface__["data"][0])
 
 

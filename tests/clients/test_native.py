@@ -17,9 +17,11 @@ from torch import nn
 from fedmomentum.clients import library as compiled
 from fedmomentum.clients import methods, native, network
 from fedmomentum.clients.dense import read_layers
+from fedmomentum.clients.fused import HeavyBall
 from fedmomentum.clients.local import Drift, LocalUpdate, drifting
 from fedmomentum.clients.network import Network
 from fedmomentum.clients.worker import Worker
+from fedmomentum.data import Dataset, FederatedData, Partition
 from fedmomentum.errors import UserError
 
 from .federation import SIZES, federation, records, spec, train_task
@@ -251,6 +253,40 @@ def test_a_label_that_is_no_class_is_never_looked_up(always, label, place):
     data.y[9 + place] = label
     result = Worker(wanted, data).run(train_task(range(3), reduce=True), records(wanted))
     assert [f.client for f in result.failures] == [1] and not any(always)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+@pytest.mark.parametrize("reduce", [True, False])
+def test_examples_in_any_order_of_the_data_set(always, reduce, kind):
+    """As where nothing has put them into the order of clients, whose indices are of any kind."""
+    data, wanted_of = federation(), partial(spec, epochs=2)
+    order = np.random.default_rng(0).permutation(sum(SIZES)).astype(kind)
+    data = FederatedData.build(
+        Dataset(name="test", x=data.x, y=data.y, test_x=data.x, test_y=data.y, classes=3),
+        Partition(order, np.concatenate([[0], np.cumsum(SIZES)])),
+    )
+    found, plain = both(wanted_of, data, train_task(reduce=reduce))
+    (agree if reduce else agree_on_each)(found, plain)
+    assert always == [True]
+
+
+def test_numbers_of_another_kind_never_reach_compiled_code():
+    x, y = torch.zeros(4, 4), torch.zeros(4, dtype=torch.int64)
+    anchor = {"1.weight": torch.zeros(2, 4), "1.bias": torch.zeros(2)}
+    starts, shares, rows = np.zeros(1, np.int64), torch.ones(1, dtype=torch.float64), [np.arange(4)[None]]
+    step = native.Step.of(HeavyBall(0.9), 0.1)
+    fine = native.Batches.of(x, y, starts, shares).with_plans(rows)
+    assert in_c([4, 2]).mean(anchor, fine, step) is not None
+    for change in (
+        {"x_RD": x.double()},
+        {"x_RD": torch.zeros(4, 8)[:, ::2]},
+        {"y_R": y.int()},
+        {"starts_K": starts.astype(np.int32)},
+        {"rows_KSB": fine.rows_KSB.astype(np.int32)},
+        {"share_K": fine.share_K.astype(np.float32)},
+    ):
+        with pytest.raises(TypeError, match="compiled code reads"):
+            in_c([4, 2]).mean(anchor, replace(fine, **change), step)
 
 
 def test_bits_of_a_client_do_not_depend_on_the_others(always):
