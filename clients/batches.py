@@ -196,13 +196,17 @@ def mean_shares(weights: Tensor) -> Tensor:
     return weights / weights.sum(-1, keepdim=True).clamp_(min=torch.finfo(weights.dtype).tiny)
 
 
-def pad(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Give ``[steps, K, batch]`` with -1 wherever a client has no example."""
-    if all(r.shape == rows[0].shape for r in rows):
-        table_KSB = np.concatenate(rows).reshape(len(rows), *rows[0].shape)
-        return np.ascontiguousarray(table_KSB.swapaxes(0, 1))
-    shape = (max(len(r) for r in rows), len(rows), max(r.shape[1] for r in rows))
+def side_by_side(plans: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Give ``[K, steps, batch]`` of plans ``[steps, batch]``, with -1 wherever a client has no example."""
+    shape = (len(plans), max(len(p) for p in plans), max(p.shape[1] for p in plans))
+    if all(p.shape == shape[1:] for p in plans):
+        return np.concatenate(plans, dtype=np.int64).reshape(shape)
     table = np.full(shape, -1, dtype=np.int64)
-    for k, r in enumerate(rows):
-        table[: r.shape[0], k, : r.shape[1]] = r
+    for k, p in enumerate(plans):
+        table[k, : p.shape[0], : p.shape[1]] = p
     return table
+
+
+def pad(plans: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Give the same with steps first, ``[steps, K, batch]``."""
+    return np.ascontiguousarray(side_by_side(plans).swapaxes(0, 1))

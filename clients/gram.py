@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedmomentum.clients.batches import Frame
 from fedmomentum.clients.examples import Examples
-from fedmomentum.clients.linear import Inputs, Plain
+from fedmomentum.clients.linear import Inputs
 
 KEPT_EXAMPLES, KEPT_PER_OUTPUT = 90, 1.5
 """Examples of a client up to which its inner products are kept, and how many more for each output of the layer: up to
@@ -260,7 +260,7 @@ class Seen:
         """Take the inputs, the table whose rows they are (-1: no example), and whether each has a 1 behind it."""
         self._x_KPD, self._bias = x_KPD, bias
         self._steps, _, self._batch = table_SKB.shape
-        self.x: Inputs = Plain(x_KPD.view(-1, x_KPD.shape[2]))
+        self.x = Inputs(x_KPD.view(-1, x_KPD.shape[2]))
         nobody = np.flatnonzero(table_SKB.swapaxes(0, 1) < 0)
         self._nobody = torch.from_numpy(nobody).to(x_KPD.device) if len(nobody) else None
 

@@ -20,7 +20,7 @@ from fedmomentum.clients.block import BlockTask
 from fedmomentum.clients.dual import Dual
 from fedmomentum.clients.examples import Examples
 from fedmomentum.clients.gram import Grams, Holdings, Inner, Own, Seen, most_kept
-from fedmomentum.clients.linear import Plain
+from fedmomentum.clients.linear import Inputs
 from fedmomentum.clients.native import Batches, Native
 from fedmomentum.clients.outputs import Steps
 from fedmomentum.clients.spec import ClientSpec
@@ -183,9 +183,12 @@ class Groups:
             alike[-1][0].append(client)
         for group, form in alike:
             most = max(counts[client] for client in group)
-            width = dual.width(most) if dual is not None and form == "dual" else STACK_BYTES // max(self._size, 1)
-            width = len(group) if form == "native" else width
-            even = -(-len(group) // -(-len(group) // max(1, width)))
+            width = len(group)  # in C
+            if form == "stacked":
+                width = max(1, STACK_BYTES // max(self._size, 1))
+            elif form == "dual" and dual is not None:
+                width = dual.width(most)
+            even = -(-len(group) // -(-len(group) // width))
             for begin in range(0, len(group), even):
                 yield group[begin : begin + even], form
 
@@ -242,7 +245,7 @@ class Groups:
         self._held = None  # it may hold copies of examples
         x, y, starts = self.examples.own(clients)
         x, sizes, products = x.flatten(1), np.array(group.counts, np.int64), self._grams.of(clients)
-        held = Holdings(Plain(x), y, starts, sizes, products)
+        held = Holdings(Inputs(x), y, starts, sizes, products)
         if sizes.max() <= self._grams.most:
             self._held = clients, held
         return held

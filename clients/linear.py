@@ -9,28 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-class Inputs(Protocol):
-    """Inputs ``X`` of R examples."""
-
-    rows: int
-    device: torch.device
-
-    def outputs(self, weight_UD: Tensor, bias_U: Tensor | None) -> Tensor:
-        """Give ``W X^T + b``, the outputs of a layer, ``[U, R]`` in any memory layout."""
-
-    def total(self, rows_UR: Tensor) -> Tensor:
-        """Give ``A X``, inputs added up with weights, ``[U, D]``."""
-
-
-class Plain:
-    """Inputs as they lie in memory."""
+class Inputs:
+    """Inputs ``X`` of R examples, as they lie in memory."""
 
     def __init__(self, x_RD: Tensor) -> None:
         """Take them."""

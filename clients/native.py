@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedmomentum.clients.batches import side_by_side
 from fedmomentum.clients.dense import Layer
 from fedmomentum.clients.fused import HeavyBall
 from fedmomentum.clients.library import library
@@ -71,26 +72,21 @@ class Batches:
     y_R: Tensor
     starts_K: NDArray[np.int64]
     """The row where each client's examples begin."""
-    share_K: NDArray[np.float64]
-    """Weight of each client in the mean."""
+    share_K: NDArray[np.float64] | None
+    """Weight of each client in the mean, where there is to be one."""
     rows_KSB: NDArray[np.int64]
     """Examples of each step, counted from there; -1 where a batch is short."""
 
     @classmethod
-    def of(cls, x: Tensor, y_R: Tensor, starts_K: NDArray[np.int64], share_K: Tensor) -> Batches:
+    def of(cls, x: Tensor, y_R: Tensor, starts_K: NDArray[np.int64], share_K: Tensor | None = None) -> Batches:
         """Take the examples of clients, who see none of them yet."""
         nothing = np.zeros((len(starts_K), 0, 0), np.int64)
-        return cls(x.flatten(1).contiguous(), y_R.contiguous(), starts_K, share_K.numpy(), nothing)
+        shares = None if share_K is None else share_K.numpy()
+        return cls(x.flatten(1).contiguous(), y_R.contiguous(), starts_K, shares, nothing)
 
     def with_plans(self, plans: Sequence[NDArray[np.int64]]) -> Batches:
         """Give the same examples seen by other plans, ``[steps, batch]`` a client."""
-        shape = (len(plans), max(len(p) for p in plans), max(p.shape[1] for p in plans))
-        if all(p.shape == shape[1:] for p in plans):
-            return replace(self, rows_KSB=np.concatenate(plans, dtype=np.int64).reshape(shape))
-        rows_KSB = np.full(shape, -1, np.int64)
-        for k, p in enumerate(plans):
-            rows_KSB[k, : p.shape[0], : p.shape[1]] = p
-        return replace(self, rows_KSB=rows_KSB)
+        return replace(self, rows_KSB=side_by_side(plans))
 
 
 class Native:
@@ -129,6 +125,7 @@ class Native:
             batches: what they see.
             step: what each step takes.
         """
+        assert batches.share_K is not None
         mean = {name: torch.empty_like(t) for name, t in anchor.items()}
         found = self._run(anchor, batches, step, mean=mean, shares=_at(batches.share_K, np.float64))
         return None if found is None else (mean, found)
@@ -144,7 +141,7 @@ class Native:
             anchor: the model that they start from.
             velocity_K: with which they start, stacked; where they end with it is written there. None for 0.
             shift_K: what each adds to its gradients, stacked; None for 0.
-            batches: what they see; their shares do not count.
+            batches: what they see.
             step: what each step takes, but the shift.
         """
         clients = len(batches.rows_KSB)

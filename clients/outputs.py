@@ -90,6 +90,4 @@ class Steps:
         rows_Q = self._inner.held.with_room
         if rows_Q is None:
             return start_UR.contiguous()
-        if start_UR.is_contiguous():
-            return start_UR.index_select(1, rows_Q)
         return start_UR.T.index_select(0, rows_Q).T.contiguous()

@@ -163,7 +163,6 @@ class StackedTrainer:
         keys_K = keys_K.to(x.device)
         state_K: State = {s.removeprefix(_RULE): t for s, t in memory_K.items() if s.startswith(_RULE)}
         state_K = own_noise(state_K, keys_K)
-        params_K = expand(anchor, len(clients))
         anchor_K = _broadcast(anchor, len(clients))
         shared_K = {record: _broadcast(tree, len(clients)) for record, tree in shared.items()}
         full_K = self._full_gradients(anchor_K, clients, examples) if local.full_gradient else None
@@ -180,16 +179,18 @@ class StackedTrainer:
             examples=torch.tensor([float(n) for n in group.counts], dtype=torch.float64, device=x.device),
             round=task.round,
         )
-        if local.begin is not None:
-            first_K, state_K = local.begin(anchor_K, state_K, place)
-            params_K = {name: x.clone() for name, x in first_K.items()}
         found = self._each_in_c(anchor, state_K, x, y, rows, place, local)
         if found is not None:
             params_K, mean_K = found
-        elif fused and self._layers is not None and self._ball is not None:
-            mean_K = self._fused(self._layers, self._ball, params_K, state_K, x, y, stacked, place.lr)
         else:
-            mean_K, state_K = self._steps(params_K, state_K, x, y, stacked, place, local)
+            params_K = expand(anchor, len(clients))
+            if local.begin is not None:
+                first_K, state_K = local.begin(anchor_K, state_K, place)
+                params_K = {name: x.clone() for name, x in first_K.items()}
+            if fused and self._layers is not None and self._ball is not None:
+                mean_K = self._fused(self._layers, self._ball, params_K, state_K, x, y, stacked, place.lr)
+            else:
+                mean_K, state_K = self._steps(params_K, state_K, x, y, stacked, place, local)
         self._collect(collector, group, params_K, state_K, place, stacked.steps, mean_K, local)
 
     def _each_in_c(
@@ -208,8 +209,7 @@ class StackedTrainer:
         """
         if self._native is None or self._ball is None or not local.affine or not self._native.pays(rows[0].shape[1]):
             return None
-        zeros = torch.zeros(len(rows), dtype=torch.float64)
-        batches = Batches.of(x, y, np.zeros(len(rows), np.int64), zeros).with_plans(rows)
+        batches = Batches.of(x, y, np.zeros(len(rows), np.int64)).with_plans(rows)
         drift = Drift() if local.drift is None else local.drift(place)
         step = Step.of(self._ball, place.lr, drift)
         found = self._native.each(anchor, state_K.get("velocity"), drift.shift, batches, step)

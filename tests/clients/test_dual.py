@@ -25,6 +25,10 @@ RULES = [
     {"name": "ema", "lr": 0.3, "momentum": 0.8},
 ]
 
+WORK = st.one_of(
+    st.fixed_dictionaries({"epochs": st.integers(1, 3)}), st.fixed_dictionaries({"steps": st.integers(1, 9)})
+)
+"""How long clients train."""
 
 KEPT, MADE = 512.0, 0.0
 """MiB for inner products: enough for all, or for none, which then are made where they are needed."""
@@ -64,6 +68,10 @@ def agree(found, plain, tolerance=2e-6):
     for name, x in plain.mean["arrays"].items():
         np.testing.assert_allclose(found.mean["arrays"][name], x, rtol=tolerance, atol=tolerance, err_msg=name)
         assert found.mean["arrays"][name].dtype == x.dtype
+    agree_on_members(found, plain)
+
+
+def agree_on_members(found, plain):
     for metric in ("train_loss", "steps", "lr", "num-examples"):
         a, b = (dict(zip(r.members["client"], r.members[metric], strict=True)) for r in (found, plain))
         assert a == pytest.approx(b, rel=1e-5)
@@ -85,9 +93,7 @@ def dense(hidden, *, bias):
     bias=st.booleans(),
     kept=st.sampled_from([KEPT, MADE]),
     batch=st.integers(1, 12),
-    work=st.one_of(
-        st.fixed_dictionaries({"epochs": st.integers(1, 3)}), st.fixed_dictionaries({"steps": st.integers(1, 9)})
-    ),
+    work=WORK,
     rule=st.sampled_from(RULES),
     uniform=st.booleans(),
     partial=st.booleans(),

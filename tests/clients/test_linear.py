@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmomentum.clients.linear import Plain, linear
+from fedmomentum.clients.linear import Inputs, linear
 
 LENGTH = st.integers(1, 90)
 
@@ -37,7 +37,7 @@ def test_inputs_give_both_products(rows, units, features, bias, seed):
     x, weight, total = torch.randn(rows, features), torch.randn(units, features), torch.randn(units, rows)
     b = torch.randn(units) if bias else None
     outputs = weight.double() @ x.double().T + (b.double()[:, None] if bias else 0.0)
-    inputs = Plain(x)
+    inputs = Inputs(x)
     assert inputs.rows == rows
     torch.testing.assert_close(inputs.outputs(weight, b).double(), outputs, rtol=1e-5, atol=1e-5 * features**0.5)
     torch.testing.assert_close(

@@ -25,7 +25,7 @@ from fedmomentum.data import Dataset, FederatedData, Partition
 from fedmomentum.errors import UserError
 
 from .federation import SIZES, federation, records, spec, train_task
-from .test_dual import RULES, agree
+from .test_dual import RULES, WORK, agree, agree_on_members
 
 if not compiled.available() and not any(map(shutil.which, ("cc", "gcc", "clang"))):
     pytest.skip("the package was installed without a C compiler", allow_module_level=True)
@@ -83,9 +83,7 @@ def agree_on_each(found, plain, tolerance=2e-6):
     for client, ours in zip(found.members["client"], found.each, strict=True):
         for name, x in theirs[client]["arrays"].items():
             np.testing.assert_allclose(ours["arrays"][name], x, rtol=tolerance, atol=tolerance, err_msg=name)
-    for metric in ("train_loss", "steps"):
-        a, b = (dict(zip(r.members["client"], r.members[metric], strict=True)) for r in (found, plain))
-        assert a == pytest.approx(b, rel=1e-5)
+    agree_on_members(found, plain)
 
 
 @settings(max_examples=100, deadline=None)
@@ -96,9 +94,7 @@ def agree_on_each(found, plain, tolerance=2e-6):
     bias=st.booleans(),
     shape=st.sampled_from([(1, 4, 4), (3, 1, 1), (2, 5, 7), (1, 12, 12)]),
     batch=st.integers(1, 21),
-    work=st.one_of(
-        st.fixed_dictionaries({"epochs": st.integers(1, 3)}), st.fixed_dictionaries({"steps": st.integers(1, 9)})
-    ),
+    work=WORK,
     rule=st.sampled_from(STEPS),
     uniform=st.booleans(),
     late=st.booleans(),
